@@ -1,0 +1,1 @@
+"""The agent: runs allow-listed scripts for trusted dispatchers; standard library only."""

@@ -1,0 +1,1 @@
+"""The HTTP front end: routes, decoding, encoding, status codes."""

@@ -1,0 +1,1 @@
+"""The certificate authority: signing, the identity of the dispatcher, the queue of pairing requests."""

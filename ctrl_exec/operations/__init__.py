@@ -1,0 +1,1 @@
+"""What ctrl-exec does, once: every front end calls these and nothing below them."""

@@ -1,0 +1,1 @@
+"""The pairing listener (port 7444) and its signer."""

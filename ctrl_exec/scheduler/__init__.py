@@ -1,0 +1,1 @@
+"""The clock front end: purge, recovery, due work."""

@@ -1,0 +1,1 @@
+"""One concern each, on plain paths: registry, locks, results, authority, fan-out; never each other."""
