@@ -1,0 +1,72 @@
+"""Time as text and back; every datetime of ours is aware and in UTC."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+from ctrl_exec.common.errors import MessageError
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+
+def utc_now() -> datetime:
+    """This moment, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+def epoch_now() -> int:
+    """This moment in whole seconds since the epoch."""
+    return int(time.time())
+
+
+def monotonic() -> float:
+    """Seconds on a clock that nobody sets; for deadlines and durations."""
+    return time.monotonic()
+
+
+def iso_z(moment: datetime) -> str:
+    """`2026-01-15T12:00:00Z`."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_iso_z(text: str) -> datetime:
+    """The moment of `2026-01-15T12:00:00Z`.
+
+    Raises: MessageError.
+    """
+    try:
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except (ValueError, TypeError) as error:
+        raise MessageError(f"{text!r} is not a time like 2026-01-15T12:00:00Z") from error
+
+
+def openssl_time(moment: datetime) -> str:
+    """`Jan 15 12:00:00 2026 GMT`, as openssl prints it: the day padded with a space, never localised."""
+    at = moment.astimezone(UTC)
+    return f"{_MONTHS[at.month - 1]} {at.day:2d} {at:%H:%M:%S} {at.year:04d} GMT"
+
+
+def parse_openssl_time(text: str) -> datetime:
+    """The moment of `Jan 15 12:00:00 2026 GMT`.
+
+    Raises: MessageError.
+    """
+    try:
+        month, day, hms, year, zone = text.split()
+        hour, minute, second = (int(part) for part in hms.split(":"))
+        if zone != "GMT":
+            raise ValueError(zone)
+        return datetime(int(year), _MONTHS.index(month) + 1, int(day), hour, minute, second, tzinfo=UTC)
+    except (ValueError, AttributeError) as error:
+        raise MessageError(f"{text!r} is not a time like Jan 15 12:00:00 2026 GMT") from error
+
+
+def http_date(epoch_s: float) -> str:
+    """`Thu, 15 Jan 2026 12:00:00 GMT`. Source: RFC 9110 §5.6.7."""
+    at = time.gmtime(epoch_s)
+    return (
+        f"{_DAYS[at.tm_wday]}, {at.tm_mday:02d} {_MONTHS[at.tm_mon - 1]} {at.tm_year:04d} "
+        f"{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d} GMT"
+    )
