@@ -1,0 +1,144 @@
+"""Log lines that no value can forge: `ACTION=run EXIT=0 REQID=…`, or the same fields as JSON.
+
+A `Log` is made once in each `main` and passed down. It holds a target (syslog, the journal's
+native datagram socket, or a stream), never a level filter: what is logged is chosen where it
+happens.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+import time
+from contextlib import suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TextIO
+
+_BARE = re.compile(r"[A-Za-z0-9._:/@,+-]+", re.ASCII)
+_PRIORITIES = {"INFO": 6, "WARNING": 4, "ERR": 3}
+_FACILITY_DAEMON = 3 << 3
+_LINE_LIMIT = 8000  # syslog daemons cut at 8 KiB; a cut quote would be a forged line
+SYSLOG_SOCKET = "/dev/log"
+JOURNAL_SOCKET = "/run/systemd/journal/socket"
+
+
+def format_fields(action: str, found: dict[str, Any]) -> str:
+    """`ACTION=` first, the other keys upper case and sorted, values quoted where they must be."""
+    parts = [f"ACTION={_quote(action)}"]
+    parts += [f"{key.upper()}={_quote(found[key])}" for key in sorted(found) if found[key] is not None]
+    return " ".join(parts)
+
+
+def _quote(given: Any) -> str:
+    text = _text(given)
+    if _BARE.fullmatch(text):
+        return text
+    return '"' + "".join(_escape(char) for char in text) + '"'
+
+
+def _text(given: Any) -> str:
+    if isinstance(given, bool):
+        return "yes" if given else "no"
+    if isinstance(given, (list, tuple)):
+        return ",".join(_text(part) for part in given)
+    text = str(given)
+    return text if len(text) <= 1024 else text[:1021] + "..."
+
+
+def _escape(char: str) -> str:
+    if char in '"\\':
+        return "\\" + char
+    if char == "\n":
+        return "\\n"
+    if char.isprintable():
+        return char
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
+
+
+class Log:
+    """Writes lines to one target.
+
+    `target` is `syslog`, `journal` or `stderr`; `style` is `text` or `json`; `stream` replaces
+    standard error in tests.
+    """
+
+    def __init__(
+        self, program: str, target: str = "stderr", style: str = "text", *, stream: TextIO | None = None
+    ) -> None:
+        self.program = program
+        self.target = target
+        self.style = style
+        self._stream = stream
+        self._socket: socket.socket | None = None
+
+    def info(self, action: str, **found: Any) -> None:
+        """Something happened as it should."""
+        self.write("INFO", action, found)
+
+    def warning(self, action: str, **found: Any) -> None:
+        """Something an admin should look at."""
+        self.write("WARNING", action, found)
+
+    def error(self, action: str, **found: Any) -> None:
+        """Something failed that must not."""
+        self.write("ERR", action, found)
+
+    def write(self, level: str, action: str, found: dict[str, Any]) -> None:
+        """One line at the level; logging never fails its caller."""
+        line = self._json(level, action, found) if self.style == "json" else format_fields(action, found)
+        with suppress(OSError, ValueError):
+            if self.target == "syslog":
+                self._to_syslog(level, line)
+            elif self.target == "journal":
+                self._to_journal(level, line)
+            else:
+                self._to_stream(level, line)
+
+    def _json(self, level: str, action: str, found: dict[str, Any]) -> str:
+        import json
+
+        shown = {"ACTION": action, "LEVEL": level, "TIME": round(time.time(), 3)}
+        shown |= {key.upper(): found[key] for key in sorted(found) if found[key] is not None}
+        return json.dumps(shown, default=str)
+
+    def _to_stream(self, level: str, line: str) -> None:
+        stream = self._stream or sys.stderr
+        prefix = (
+            "" if self.style == "json" else f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {level} "
+        )
+        stream.write(f"{prefix}{line}\n")
+        stream.flush()
+
+    def _to_syslog(self, level: str, line: str) -> None:
+        priority = _FACILITY_DAEMON | _PRIORITIES[level]
+        text = f"<{priority}>{self.program}[{os.getpid()}]: {line}"
+        self._send(SYSLOG_SOCKET, text.encode("utf-8", "replace")[:_LINE_LIMIT])
+
+    def _to_journal(self, level: str, line: str) -> None:
+        text = f"PRIORITY={_PRIORITIES[level]}\nSYSLOG_IDENTIFIER={self.program}\nMESSAGE={line}\n"
+        self._send(JOURNAL_SOCKET, text.encode("utf-8", "replace"))
+
+    def _send(self, address: str, datagram: bytes) -> None:
+        for _ in range(2):  # the daemon may have been restarted: one fresh connection, then give up
+            if self._socket is None:
+                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+                self._socket.settimeout(0.5)
+                try:
+                    self._socket.connect(address)
+                except OSError:
+                    self._close()
+                    raise
+            try:
+                self._socket.send(datagram)
+                return
+            except OSError:
+                self._close()
+
+    def _close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
