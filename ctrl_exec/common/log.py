@@ -90,13 +90,17 @@ class Log:
     def write(self, level: str, action: str, found: dict[str, Any]) -> None:
         """One line at the level; logging never fails its caller."""
         line = self._json(level, action, found) if self.style == "json" else format_fields(action, found)
-        with suppress(OSError, ValueError):
+        try:
             if self.target == "syslog":
                 self._to_syslog(level, line)
-            elif self.target == "journal":
+                return
+            if self.target == "journal":
                 self._to_journal(level, line)
-            else:
-                self._to_stream(level, line)
+                return
+        except OSError:  # no daemon listens there: better on standard error than nowhere
+            pass
+        with suppress(OSError, ValueError):
+            self._to_stream(level, line)
 
     def _json(self, level: str, action: str, found: dict[str, Any]) -> str:
         import json

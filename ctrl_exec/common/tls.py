@@ -1,0 +1,99 @@
+"""TLS contexts, built bare: versions, suites, roots, nothing that costs 24 ms.
+
+Identity is not checked here: an agent is known by its key's fingerprint, a dispatcher by its
+serial, both compared by who asked for the connection.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+
+from ctrl_exec.common.errors import CertificateError
+
+# AEAD suites only; TLS 1.3 has no others. Source: RFC 9325 §4.2
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL:!PSK"
+ALPN: tuple[str, ...] = ()
+
+
+def server_context(
+    certificate: str,
+    key: str,
+    *,
+    client_ca: str | None = None,
+    require_client: bool = False,
+    tickets: int = 0,
+) -> ssl.SSLContext:
+    """A server's context from PEM files; with `client_ca`, client certificates are verified.
+
+    Raises: CertificateError naming the file that is missing, unreadable or does not fit.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _restrict(context)
+    context.num_tickets = tickets
+    _load_identity(context, certificate, key)
+    if client_ca is not None:
+        _load_roots(context, client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED if require_client else ssl.CERT_OPTIONAL
+    return context
+
+
+def client_context(certificate: str | None, key: str | None, *, ca: str | None) -> ssl.SSLContext:
+    """A client's context: our identity (if any), and the only roots it trusts.
+
+    `ca` None trusts any chain, for the first contact of a pairing, where people compare a code.
+
+    Raises: CertificateError.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    _restrict(context)
+    if ca is None:
+        context.verify_mode = ssl.CERT_NONE
+    else:
+        _load_roots(context, ca)
+    if certificate is not None:
+        _load_identity(context, certificate, key or certificate)
+    return context
+
+
+def _restrict(context: ssl.SSLContext) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_CIPHERS)
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+
+
+def _load_identity(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    for path in (certificate, key):
+        if not os.access(path, os.R_OK):
+            reason = "cannot be read" if os.path.exists(path) else "does not exist"
+            raise CertificateError(f"{path}: {reason}")
+    try:
+        # an encrypted key must fail, not ask on a terminal that is not there
+        context.load_cert_chain(certificate, key, password=lambda: b"")
+    except (ssl.SSLError, OSError, ValueError) as error:
+        raise CertificateError(
+            f"{certificate}: no usable certificate with its key {key} ({_words(error)})"
+        ) from error
+
+
+def _load_roots(context: ssl.SSLContext, path: str) -> None:
+    try:
+        context.load_verify_locations(cafile=path)
+    except FileNotFoundError as error:
+        raise CertificateError(f"{path}: does not exist") from error
+    except (ssl.SSLError, OSError) as error:
+        raise CertificateError(f"{path}: no usable CA certificate ({_words(error)})") from error
+
+
+def _words(error: Exception) -> str:
+    return str(getattr(error, "reason", None) or error)
+
+
+def failure_reason(error: Exception) -> str:
+    """Why a handshake failed, in one line for a log: OpenSSL's own words where it has some."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate refused: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return str(error.reason or error).lower().replace("_", " ")
+    return str(error) or type(error).__name__
