@@ -3,6 +3,7 @@
     CtrlExecError
     ├── InvalidInputError            what was asked is malformed          (field, expected)
     │   ├── InvalidNameError         an agent, script or request id that is none
+    │   ├── UsageError               a command line is wrong
     │   ├── MessageError             a body or wire message does not decode
     │   └── PayloadError             one thing is too large to pass on    (field)
     ├── ConfigError                  a configuration file is wrong        (path, line)
@@ -51,6 +52,10 @@ class InvalidInputError(CtrlExecError):
 
 class InvalidNameError(InvalidInputError):
     """A name does not match its pattern."""
+
+
+class UsageError(InvalidInputError):
+    """A command line is wrong: a word or an option is missing, unknown or has a bad value."""
 
 
 class MessageError(InvalidInputError):
