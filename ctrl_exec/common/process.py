@@ -1,0 +1,420 @@
+"""Starting, waiting for and ending other processes; the one module that does.
+
+Programs are started with posix_spawn (vfork inside: no copy of our page tables): a list from end
+to end, never a shell of ours, own session, default signals, a built-up environment. A status that
+we did not read ourselves counts as death by a signal: an inherited SIG_IGN or a foreign reaper must
+never turn a failure into an exit code 0 (safety §1.17).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from contextlib import suppress
+
+from ctrl_exec.common.errors import ConfigError, ProgramError
+from ctrl_exec.common.value import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import NoReturn
+
+# what a started program must not inherit as ignored (Python itself ignores SIGPIPE and SIGXFSZ)
+_TO_DEFAULT = (
+    signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM,
+    signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
+)  # fmt: skip
+# what a forked child of ours must not keep of its parent's handlers
+_CHILD_DEFAULT = (
+    signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1,
+    signal.SIGUSR2, signal.SIGALRM,
+)  # fmt: skip
+_POLL_S = 0.01
+KILL_GRACE_S = 5.0
+STOLEN_STATUS = signal.SIGKILL
+"""The signal a program is said to have died of when its status was read by someone else."""
+
+
+@value
+class ProgramResult:
+    """How a program ended: `exit_code` is -1 when `signal` (its number) ended it."""
+
+    exit_code: int
+    signal: int
+    stdout: bytes
+    stderr: bytes
+    timed_out: bool
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it exited by itself with code 0, in time."""
+        return self.exit_code == 0 and self.signal == 0 and not self.timed_out
+
+
+def use_default_sigchld() -> None:
+    """Undo an inherited SIG_IGN or handler; every program of ours calls it first in its `main`."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+
+
+def reset_child_signals() -> None:
+    """Give a freshly forked child default signals; the first thing each does."""
+    signal.set_wakeup_fd(-1)
+    for number in _CHILD_DEFAULT:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    stdin: int,
+    stdout: int,
+    stderr: int,
+    keep: Mapping[int, int] | None = None,
+) -> int:
+    """Start the program in a session of its own; gives its pid, which is its group too.
+
+    `keep` maps further descriptors of the program to ours. All others are closed on exec.
+
+    Raises: ProgramError if it cannot be executed.
+    """
+    wanted = {0: stdin, 1: stdout, 2: stderr} | dict(keep or {})
+    # lift ours above all targets first, so that no dup2 overwrites a source still needed
+    floor = max(wanted) + 1
+    lifted = {target: _duplicate(source, floor) for target, source in wanted.items()}
+    actions = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in lifted.items()]
+    try:
+        return os.posix_spawn(
+            argv[0], list(argv), dict(environment), file_actions=actions, setsid=True,
+            setsigdef=_TO_DEFAULT, setsigmask=(),
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ProgramError(f"cannot be executed ({reason})", program=argv[0]) from error
+    finally:
+        for source in lifted.values():
+            os.close(source)
+
+
+def _duplicate(source: int, floor: int) -> int:
+    import fcntl
+
+    return fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, floor)
+
+
+def wait_status(pid: int, *, timeout_s: float | None = None) -> tuple[int, int] | None:
+    """(exit code, 0) or (-1, signal) of a child of ours; None if it still runs after the time.
+
+    A status that someone else took is (-1, SIGKILL): unknown is never success.
+    """
+    if timeout_s is not None and not _has_ended(pid, timeout_s):
+        return None
+    try:
+        _, status = os.waitpid(pid, 0)
+    except ChildProcessError:
+        return -1, STOLEN_STATUS
+    if os.WIFSIGNALED(status):
+        return -1, os.WTERMSIG(status)
+    return os.WEXITSTATUS(status), 0
+
+
+def _has_ended(pid: int, timeout_s: float) -> bool:
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        return bool(poller.poll(max(0, int(timeout_s * 1000))))
+    finally:
+        os.close(fd)
+
+
+def run_program(
+    argv: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    timeout_s: float,
+    stdin: bytes = b"",
+    limit_bytes: int = 1 << 20,
+) -> ProgramResult:
+    """Run the program to its end; its whole group is ended at the time limit and when it exits.
+
+    It need not read its stdin. Of each output stream `limit_bytes` are kept, the rest is read and
+    dropped; with 0 both go to /dev/null. A descendant that keeps the pipes open is not waited for.
+
+    Raises: ProgramError if it cannot be executed.
+    """
+    exchange = _Exchange(stdin, limit_bytes)
+    try:
+        pid = spawn(
+            argv,
+            environment=environment,
+            stdin=exchange.theirs[0],
+            stdout=exchange.theirs[1],
+            stderr=exchange.theirs[2],
+        )
+    except BaseException:
+        exchange.close()
+        raise
+    try:
+        exchange.started()
+        timed_out = not exchange.carry(pid, time.monotonic() + timeout_s)
+        end_group(pid, None)
+        ended = wait_status(pid)
+        exchange.drain()
+    finally:
+        exchange.close()
+    exit_code, died_of = ended if ended is not None else (-1, STOLEN_STATUS)
+    return ProgramResult(exit_code, died_of, exchange.kept(1), exchange.kept(2), timed_out)
+
+
+class _Exchange:
+    """The three standard streams of one running program."""
+
+    def __init__(self, stdin: bytes, limit_bytes: int) -> None:
+        self._unsent = memoryview(stdin)
+        self._limit_bytes = limit_bytes
+        self._chunks: dict[int, list[bytes]] = {1: [], 2: []}
+        self._sizes = {1: 0, 2: 0}
+        self._ours: dict[int, int] = {}
+        self.theirs: dict[int, int] = {}
+        for stream in (0, 1, 2):
+            self._open(stream, is_null=not (stdin if stream == 0 else limit_bytes))
+
+    def _open(self, stream: int, *, is_null: bool) -> None:
+        if is_null:
+            self.theirs[stream] = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            return
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        self.theirs[stream], ours = (reading, writing) if stream == 0 else (writing, reading)
+        os.set_blocking(ours, False)
+        self._ours[stream] = ours
+
+    def started(self) -> None:
+        for fd in self.theirs.values():
+            os.close(fd)
+        self.theirs = {}
+
+    def carry(self, pid: int, deadline: float) -> bool:
+        """Feed and read until the program ends (True) or the deadline passes (False)."""
+        try:
+            watched = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return True
+        try:
+            while (left_s := deadline - time.monotonic()) > 0:
+                ready = self._poll(watched, left_s)
+                self._turn(ready)
+                if watched in ready:
+                    return True
+            return False
+        finally:
+            os.close(watched)
+
+    def _poll(self, watched: int, left_s: float) -> set[int]:
+        poller = select.poll()
+        poller.register(watched, select.POLLIN)
+        for stream, fd in self._ours.items():
+            poller.register(fd, select.POLLOUT if stream == 0 else select.POLLIN)
+        return {fd for fd, _ in poller.poll(max(1, int(left_s * 1000)))}
+
+    def _turn(self, ready: set[int]) -> None:
+        for stream, fd in list(self._ours.items()):
+            if fd in ready:
+                self._feed(fd) if stream == 0 else self._read(stream, fd)
+
+    def _feed(self, fd: int) -> None:
+        try:
+            self._unsent = self._unsent[os.write(fd, self._unsent[:65536]) :]
+        except BlockingIOError:
+            return
+        except OSError:  # it closed its stdin: its right
+            self._unsent = self._unsent[:0]
+        if not self._unsent:
+            os.close(self._ours.pop(0))
+
+    def _read(self, stream: int, fd: int) -> bool:
+        try:
+            chunk = os.read(fd, 65536)
+        except BlockingIOError:
+            return False
+        if not chunk:
+            os.close(self._ours.pop(stream))
+            return False
+        room = self._limit_bytes - self._sizes[stream]
+        if room > 0:
+            self._chunks[stream].append(chunk[:room])
+            self._sizes[stream] += min(room, len(chunk))
+        return True
+
+    def drain(self) -> None:
+        """Take what is left in the pipes without waiting, a bounded amount of it."""
+        for stream in (1, 2):
+            for _ in range(64):
+                if stream not in self._ours or not self._read(stream, self._ours[stream]):
+                    break
+
+    def kept(self, stream: int) -> bytes:
+        return b"".join(self._chunks[stream])
+
+    def close(self) -> None:
+        self.started()
+        for fd in self._ours.values():
+            os.close(fd)
+        self._ours = {}
+
+
+def end_group(pgid: int, grace_s: float | None = KILL_GRACE_S) -> None:
+    """End every process of the group: TERM, then KILL after the grace; None sends KILL at once.
+
+    Does not reap the leader, so that its number is not another's before its parent has read it.
+    """
+    if grace_s is None or grace_s <= 0:
+        _signal_group(pgid, signal.SIGKILL)
+        return
+    _signal_group(pgid, signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    while time.monotonic() < deadline:
+        if not is_group_alive(pgid):
+            return
+        time.sleep(_POLL_S)
+    _signal_group(pgid, signal.SIGKILL)
+
+
+def _signal_group(pgid: int, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pgid, number)
+
+
+def is_group_alive(pgid: int) -> bool:
+    """Whether some process of the group still runs; zombies do not count."""
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        with suppress(OSError, ValueError, IndexError):
+            with open(f"/proc/{entry}/stat", "rb") as stat:
+                after_name = stat.read(4096).rpartition(b")")[2].split()
+            if int(after_name[2]) == pgid and after_name[0] not in (b"Z", b"X"):
+                return True
+    return False
+
+
+def fork_child(work: Callable[[], int | None]) -> int:
+    """Fork a child that runs the work with default signals and ends with its code; gives the pid."""
+    _flush()
+    pid = os.fork()
+    if pid == 0:
+        _run_and_leave(work)
+    return pid
+
+
+def detach(work: Callable[[], int | None], *, close: Iterable[int] = (), keep_stderr: bool = False) -> int:
+    """Start the work in a process that outlives this one; gives its pid, which we need not reap.
+
+    Own session, default signals, stdin and stdout (and stderr unless kept) on /dev/null. It inherits
+    every other open descriptor, save those in `close`: a flock held here is held there too.
+
+    Raises: ProgramError if the system has no room for a process.
+    """
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    _flush()
+    try:
+        middle = os.fork()
+    except OSError as error:
+        os.close(reading)
+        os.close(writing)
+        raise ProgramError(f"cannot fork ({error.strerror})") from error
+    if middle == 0:
+        _detach_in_child(work, writing, [reading, *close], keep_stderr)
+    os.close(writing)
+    try:
+        answer = os.read(reading, 32)
+    finally:
+        os.close(reading)
+    wait_status(middle)
+    if not answer:
+        raise ProgramError("cannot fork a detached process")
+    return int(answer)
+
+
+def _detach_in_child(
+    work: Callable[[], int | None], report: int, close: Sequence[int], keep_stderr: bool
+) -> NoReturn:
+    try:
+        reset_child_signals()
+        os.setsid()
+        pid = os.fork()
+        if pid:
+            os.write(report, str(pid).encode())
+            os._exit(0)
+        for fd in (report, *close):
+            with suppress(OSError):
+                os.close(fd)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for stream in (0, 1) if keep_stderr else (0, 1, 2):
+            os.dup2(null, stream)
+    except BaseException:  # noqa: BLE001 - whatever it was, this copy of the caller must not go on
+        os._exit(70)
+    _run_and_leave(work)
+
+
+def _run_and_leave(work: Callable[[], int | None]) -> NoReturn:
+    code = 70
+    try:
+        reset_child_signals()
+        code = work() or 0
+    except BaseException as error:  # noqa: BLE001 - the border of a process: say it and end
+        with suppress(Exception):
+            sys.stderr.write(f"{type(error).__name__}: {error}\n")
+    finally:
+        with suppress(Exception):
+            _flush()
+        os._exit(code)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with suppress(OSError, ValueError):
+                stream.flush()
+
+
+def account_of(user: str, group: str) -> tuple[int, int]:
+    """(uid, gid) of the names; an empty group means the user's own.
+
+    Raises: ConfigError if there is no such user or group.
+    """
+    import grp
+    import pwd
+
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError as error:
+        raise ConfigError(f"there is no user {user!r} on this machine") from error
+    try:
+        return entry.pw_uid, grp.getgrnam(group).gr_gid if group else entry.pw_gid
+    except KeyError as error:
+        raise ConfigError(f"there is no group {group!r} on this machine") from error
+
+
+def drop_privileges(user: str, group: str = "") -> None:
+    """Become the user for good, when root; nothing to do for anyone else or without a user.
+
+    Raises: ConfigError if there is no such user or group.
+    """
+    if not user or os.geteuid() != 0:
+        return
+    uid, gid = account_of(user, group)
+    if uid == 0:
+        return
+    os.initgroups(user, gid)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
