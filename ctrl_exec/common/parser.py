@@ -1,0 +1,403 @@
+"""The strict HTTP/1.x request parser: bytes in, one request out, or a `ProtocolError` with its status.
+
+Owns the grammar and the size limits of a request; no sockets, no clock, no routes. Nothing is
+repaired: where RFC 9112 lets a recipient choose between mending and refusing, this one refuses, so
+that no second reader can come to another opinion of the same bytes.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ctrl_exec.common.errors import ProtocolError
+from ctrl_exec.common.value import value
+
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FIELD_CONTENT = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+_VERSION = re.compile(rb"HTTP/[0-9]+(?:\.[0-9]+)?")
+_PATH = re.compile(rb"/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
+# brackets are no query characters of RFC 3986, but browsers and curl send them as they are
+_QUERY = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?\[\]]|%[0-9A-Fa-f]{2})*")
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+_HOST = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=]+|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?")
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+_LENGTH = re.compile(rb"[0-9]{1,10}")
+_CODING = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})(;.*)?", re.DOTALL)
+_CHUNK_EXTENSIONS = re.compile(
+    rb"(?:;[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:="
+    rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+|\"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e])*\"))?)+"
+)
+_METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE", b"CONNECT")
+_TOKEN_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+_FRAMING = frozenset({"host", "content-length", "transfer-encoding", "connection", "expect"})
+_METHOD_LIMIT = 32
+_EXTENSION_LIMIT_BYTES = 256
+_CHUNK_LINE_LIMIT_BYTES = 8 + _EXTENSION_LIMIT_BYTES
+
+
+@value
+class ParserLimits:
+    """How much of a request is read at all; beyond it the request is refused."""
+
+    request_line_bytes: int = 8192
+    header_lines: int = 64
+    header_bytes: int = 32768
+    body_bytes: int = 1 << 20
+
+
+@value
+class Head:
+    """A request's first line and header fields, checked and decoded once.
+
+    In `path` an escaped slash stays `%2F`, so that it never becomes a separator; all else is
+    decoded. `OPTIONS *` has the path `*`.
+    """
+
+    method: str
+    path: str
+    query: tuple[tuple[str, str], ...]
+    version: str
+    headers: tuple[tuple[str, str], ...]
+    keep_alive: bool
+    expects_continue: bool
+    content_length: int | None
+    is_chunked: bool
+
+    def header(self, name: str) -> str | None:
+        """The first value of a field by its lower-case name."""
+        for each, content in self.headers:
+            if each == name:
+                return content
+        return None
+
+
+class RequestParser:
+    """One request, fed in pieces of any size; what follows its end stays in `leftover`.
+
+    The outcome does not depend on how the bytes were cut into pieces.
+    """
+
+    def __init__(self, limits: ParserLimits, already: bytes = b"") -> None:
+        self._limits = limits
+        self._buffer = bytearray()
+        self._step = self._request_line
+        self._line: tuple[bytes, bytes, bytes] = (b"", b"", b"")
+        self._fields: list[tuple[str, str]] = []
+        self._line_count = 0
+        self._header_bytes = 0
+        self._seen_empty_line = False
+        self._wanted = 0
+        self._body = bytearray()
+        self.head: Head | None = None
+        self.is_done = False
+        if already:
+            self.feed(already)
+
+    @property
+    def has_started(self) -> bool:
+        """Whether a byte of the request has come."""
+        return bool(self._buffer) or self._step != self._request_line or self._seen_empty_line
+
+    @property
+    def body(self) -> bytes:
+        """The body as far as it has come, without chunk framing."""
+        return bytes(self._body)
+
+    @property
+    def leftover(self) -> bytes:
+        """Bytes that came after the end of the request."""
+        return bytes(self._buffer) if self.is_done else b""
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the connection.
+
+        Raises: ProtocolError; the parser is of no further use then.
+        """
+        self._buffer += chunk
+        while not self.is_done and self._step():
+            pass
+
+    def check_leftover(self) -> None:
+        """Make sure that what follows the request can be the beginning of another one.
+
+        Raises: ProtocolError (400) if it is garbage.
+        """
+        rest = self.leftover
+        if not rest or rest in (b"\r", b"\r\n"):
+            return
+        rest = rest.removeprefix(b"\r\n")
+        if not any(rest.startswith(each + b" ") or (each + b" ").startswith(rest) for each in _METHODS):
+            raise ProtocolError(400, "bytes after the end of the request")
+
+    # -- the steps; each takes what it can from the buffer and says whether to go on ----------
+
+    def _request_line(self) -> bool:
+        if not self._buffer:
+            return False
+        if self._buffer[0] not in _TOKEN_BYTES and not self._skip_empty_line():
+            return False
+        line = self._take_line(self._limits.request_line_bytes, 414, "request line")
+        if line is None:
+            return False
+        self._line = _split_request_line(line)
+        self._step = self._header_line
+        return True
+
+    def _skip_empty_line(self) -> bool:
+        """Drop the one empty line RFC 9112 §2.2 lets a client send before a request."""
+        if self._seen_empty_line or not b"\r\n".startswith(bytes(self._buffer[:2])):
+            raise ProtocolError(400, "this is no HTTP request: expected a method")
+        if len(self._buffer) < 2:
+            return False
+        del self._buffer[:2]
+        self._seen_empty_line = True
+        return bool(self._buffer) and self._skip_nothing_more()
+
+    def _skip_nothing_more(self) -> bool:
+        if self._buffer[0] not in _TOKEN_BYTES:
+            raise ProtocolError(400, "this is no HTTP request: expected a method")
+        return True
+
+    def _header_line(self) -> bool:
+        line = self._take_field_line()
+        if line is None:
+            return False
+        if line:
+            self._fields.append(_split_field(line))
+            return True
+        self.head = head = _build_head(self._line, tuple(self._fields), self._limits.body_bytes)
+        if head.is_chunked:
+            self._step = self._chunk_size
+        elif head.content_length:
+            self._wanted = head.content_length
+            self._step = self._sized_body
+        else:
+            self.is_done = True
+        return True
+
+    def _take_field_line(self) -> bytes | None:
+        room = max(0, self._limits.header_bytes - self._header_bytes)
+        line = self._take_line(room, 431, "header section")
+        if line is None:
+            return None
+        if line:
+            self._line_count += 1
+            self._header_bytes += len(line) + 2
+            if self._line_count > self._limits.header_lines:
+                raise ProtocolError(431, f"more than {self._limits.header_lines} header lines")
+        return line
+
+    def _sized_body(self) -> bool:
+        self._move_to_body()
+        if not self._wanted:
+            self.is_done = True
+        return False
+
+    def _move_to_body(self) -> None:
+        taken = self._buffer[: self._wanted]
+        self._body += taken
+        del self._buffer[: len(taken)]
+        self._wanted -= len(taken)
+
+    def _chunk_size(self) -> bool:
+        line = self._take_line(_CHUNK_LINE_LIMIT_BYTES, 400, "chunk size line")
+        if line is None:
+            return False
+        self._wanted = _chunk_length(line)
+        if len(self._body) + self._wanted > self._limits.body_bytes:
+            raise ProtocolError(413, f"the body is larger than {self._limits.body_bytes} bytes")
+        self._step = self._chunk_body if self._wanted else self._trailer_line
+        return True
+
+    def _chunk_body(self) -> bool:
+        self._move_to_body()
+        if self._wanted or not self._buffer:
+            return False
+        if not b"\r\n".startswith(bytes(self._buffer[:2])):
+            raise ProtocolError(400, "a chunk does not end where its size says")
+        if len(self._buffer) < 2:
+            return False
+        del self._buffer[:2]
+        self._step = self._chunk_size
+        return True
+
+    def _trailer_line(self) -> bool:
+        line = self._take_field_line()
+        if line is None:
+            return False
+        if not line:
+            self.is_done = True
+        elif _split_field(line)[0] in _FRAMING:
+            raise ProtocolError(400, "a trailer may not change the framing")
+        return True
+
+    def _take_line(self, limit_bytes: int, status: int, what: str) -> bytes | None:
+        """The bytes before the next CRLF, or None while it has not come."""
+        end = self._buffer.find(b"\n", 0, limit_bytes + 2)
+        if end < 0:
+            if len(self._buffer) >= limit_bytes + 2:
+                raise ProtocolError(status, f"the {what} is too long")
+            return None
+        if end == 0 or self._buffer[end - 1] != 0x0D:
+            raise ProtocolError(400, f"a bare line feed in the {what}")
+        line = bytes(self._buffer[: end - 1])
+        del self._buffer[: end + 1]
+        return line
+
+
+def _split_request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
+    parts = line.split(b" ")
+    if not _TOKEN.fullmatch(parts[0]) or len(parts[0]) > _METHOD_LIMIT:
+        raise ProtocolError(400, "the method is no token of at most 32 characters")
+    if len(parts) != 3:
+        raise ProtocolError(400, "the request line is not: method, target and version, one space between")
+    method, target, version = parts
+    if version not in (b"HTTP/1.1", b"HTTP/1.0"):
+        if _VERSION.fullmatch(version):
+            raise ProtocolError(505, "expected HTTP/1.0 or HTTP/1.1")
+        raise ProtocolError(400, "the request line does not end in a version")
+    return method, target, version
+
+
+def _split_field(line: bytes) -> tuple[str, str]:
+    name, colon, content = line.partition(b":")
+    if line[0] in b" \t":
+        raise ProtocolError(400, "a header line begins with a space (folding is obsolete)")
+    if not colon or not _TOKEN.fullmatch(name):
+        raise ProtocolError(400, "a header line is not: name, colon, value")
+    content = content.strip(b" \t")
+    if not _FIELD_CONTENT.fullmatch(content):
+        raise ProtocolError(400, "a control character in a header value")
+    return name.decode("ascii").lower(), content.decode("latin-1")
+
+
+def _build_head(
+    line: tuple[bytes, bytes, bytes], headers: tuple[tuple[str, str], ...], body_limit_bytes: int
+) -> Head:
+    method, target, version = line
+    is_old = version == b"HTTP/1.0"
+    host = _check_host([content for name, content in headers if name == "host"], is_old)
+    path, query = _split_target(method, target, host)
+    is_chunked, length = _framing(headers, is_old)
+    if length is not None and length > body_limit_bytes:
+        raise ProtocolError(413, f"the body is larger than {body_limit_bytes} bytes")
+    return Head(
+        method=method.decode("ascii"),
+        path="/".join(_decode(part, "path").replace("/", "%2F") for part in path.split(b"/")),
+        query=_decode_query(query),
+        version="1.0" if is_old else "1.1",
+        headers=headers,
+        keep_alive=not is_old and "close" not in _list_of(headers, "connection"),
+        expects_continue=_expects_continue(headers, is_old) and (is_chunked or bool(length)),
+        content_length=length,
+        is_chunked=is_chunked,
+    )
+
+
+def _check_host(hosts: list[str], is_old: bool) -> str:
+    if not hosts and is_old:
+        return ""
+    if len(hosts) != 1:
+        raise ProtocolError(400, "expected exactly one Host header")
+    found = _HOST.fullmatch(hosts[0].encode("latin-1"))
+    if found is None or int(found.group(1) or 0) > 65535:
+        raise ProtocolError(400, "the Host header is no host name with an optional port")
+    return hosts[0].lower()
+
+
+def _split_target(method: bytes, target: bytes, host: str) -> tuple[bytes, bytes]:
+    """Path and query, both still escaped. Source: RFC 9112 §3.2."""
+    if target == b"*" and method == b"OPTIONS":
+        return b"*", b""
+    absolute = _ABSOLUTE.fullmatch(target)
+    if absolute is not None:
+        authority, target = absolute.groups()
+        if not _HOST.fullmatch(authority):
+            raise ProtocolError(400, "the target names no valid host")
+        if host and authority.decode("latin-1").lower() != host:
+            raise ProtocolError(400, "the target names another host than the Host header")
+        if not target and method == b"OPTIONS":
+            return b"*", b""
+        target = target if target.startswith(b"/") else b"/" + target
+    path, _, query = target.partition(b"?")
+    if not _PATH.fullmatch(path) or not _QUERY.fullmatch(query):
+        raise ProtocolError(400, "the target is not a path and query of RFC 3986 characters")
+    return path, query
+
+
+def _decode(escaped: bytes, what: str) -> str:
+    plain = _ESCAPE.sub(lambda found: bytes((int(found.group(1), 16),)), escaped)
+    try:
+        text = plain.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ProtocolError(400, f"the {what} is not UTF-8") from error
+    if any(char < " " or char == "\x7f" for char in text):
+        raise ProtocolError(400, f"a control character in the {what}")
+    return text
+
+
+def _decode_query(query: bytes) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for part in query.split(b"&"):
+        if part:
+            name, _, content = part.replace(b"+", b" ").partition(b"=")
+            pairs.append((_decode(name, "query"), _decode(content, "query")))
+    return tuple(pairs)
+
+
+def _list_of(headers: tuple[tuple[str, str], ...], wanted: str) -> list[str]:
+    """The elements of a comma-separated field, lower case, over all its lines."""
+    return [
+        element.strip(" \t").lower()
+        for name, content in headers
+        if name == wanted
+        for element in content.split(",")
+    ]
+
+
+def _expects_continue(headers: tuple[tuple[str, str], ...], is_old: bool) -> bool:
+    expected = [content.lower() for name, content in headers if name == "expect"]
+    if any(each != "100-continue" for each in expected):
+        raise ProtocolError(417, "the only expectation met here is 100-continue")
+    return bool(expected) and not is_old
+
+
+def _framing(headers: tuple[tuple[str, str], ...], is_old: bool) -> tuple[bool, int | None]:
+    """Whether the body is chunked, else its length if one was declared. Source: RFC 9112 §6."""
+    lengths = {content for name, content in headers if name == "content-length"}
+    codings = _list_of(headers, "transfer-encoding")
+    if codings:
+        if lengths:
+            raise ProtocolError(400, "Content-Length together with Transfer-Encoding")
+        _check_codings(codings, is_old)
+        return True, None
+    if not lengths:
+        return False, None
+    text = lengths.pop()
+    if lengths or not _LENGTH.fullmatch(text.encode("latin-1")):
+        raise ProtocolError(400, "Content-Length is not one number of at most 10 digits")
+    return False, int(text)
+
+
+def _check_codings(codings: list[str], is_old: bool) -> None:
+    if is_old:
+        raise ProtocolError(400, "Transfer-Encoding in HTTP/1.0")
+    if codings[-1] != "chunked" or codings.count("chunked") != 1:
+        raise ProtocolError(400, "chunked must be the last transfer coding and appear once")
+    if not all(_CODING.fullmatch(each) for each in codings):
+        raise ProtocolError(400, "Transfer-Encoding is not a list of codings")
+    if len(codings) > 1:
+        raise ProtocolError(501, f"transfer coding {codings[0]} is not implemented")
+
+
+def _chunk_length(line: bytes) -> int:
+    found = _CHUNK_SIZE.fullmatch(line)
+    if found is None:
+        raise ProtocolError(400, "a chunk size is not 1 to 8 hex digits")
+    extensions = found.group(2)
+    if extensions is not None and (
+        len(extensions) > _EXTENSION_LIMIT_BYTES or not _CHUNK_EXTENSIONS.fullmatch(extensions)
+    ):
+        raise ProtocolError(400, "a chunk extension is malformed or longer than 256 bytes")
+    return int(found.group(1), 16)
