@@ -1,0 +1,197 @@
+"""Reading HTTP/1.x responses, incrementally and within limits, for clients of ours.
+
+Feeds on whatever bytes arrive; never reads a socket. Speaks to our agents and to older peers that
+answer HTTP/1.0 and end the body by closing. Source: RFC 9112 §4–§7.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ctrl_exec.common.errors import PeerError
+
+HEAD_LIMIT_BYTES = 32 * 1024
+MAX_HEADER_LINES = 64
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [\t\x20-\xff]*)?")
+_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*")
+_LENGTH = re.compile(r"[0-9]{1,15}", re.ASCII)
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})(?:[ \t]*;[^\r\n]{0,256})?")
+
+
+class ResponseParser:
+    """One response: feed bytes until `is_done`; what is left over is in `rest`.
+
+    `limit_bytes` bounds the body. Raises: PeerError of kind `protocol` or `too large`.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.status = 0
+        self.version = "1.1"
+        self.headers: dict[str, str] = {}
+        self.is_done = False
+        self._buffer = bytearray()
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._left: int | None = None  # bytes of the body or chunk still to come; None: until close
+        self._step = self._head
+
+    @property
+    def body(self) -> bytes:
+        """The body so far."""
+        return b"".join(self._body)
+
+    @property
+    def body_bytes(self) -> int:
+        """How much of the body has come."""
+        return self._body_bytes
+
+    @property
+    def rest(self) -> bytes:
+        """Bytes after the end of this response."""
+        return bytes(self._buffer)
+
+    @property
+    def has_started(self) -> bool:
+        """Whether anything has come at all."""
+        return bool(self.status or self._buffer)
+
+    @property
+    def keeps_alive(self) -> bool:
+        """Whether the connection may be used again after this response."""
+        tokens = {part.strip().lower() for part in self.headers.get("connection", "").split(",")}
+        return self.version == "1.1" and "close" not in tokens and self._left is not None
+
+    def feed(self, chunk: bytes) -> bool:
+        """Take bytes; True once the response is whole."""
+        self._buffer += chunk
+        while not self.is_done and self._step():
+            pass
+        return self.is_done
+
+    def end(self) -> None:
+        """The peer closed. Raises: PeerError unless that ends the response."""
+        if self.is_done:
+            return
+        if self._step == self._until_close:
+            self.is_done = True
+            return
+        raise PeerError("the agent closed the connection before its answer was whole")
+
+    def _head(self) -> bool:
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0:
+            if len(self._buffer) > HEAD_LIMIT_BYTES:
+                raise PeerError(f"the answer's headers exceed {HEAD_LIMIT_BYTES} bytes", kind="too large")
+            if not b"HTTP/1."[: len(self._buffer)] == self._buffer[:7]:
+                raise PeerError("the answer is no HTTP")
+            return False
+        if end > HEAD_LIMIT_BYTES:
+            raise PeerError(f"the answer's headers exceed {HEAD_LIMIT_BYTES} bytes", kind="too large")
+        lines = bytes(self._buffer[:end]).split(b"\r\n")
+        del self._buffer[: end + 4]
+        found = _STATUS_LINE.fullmatch(lines[0])
+        if not found or len(lines) > MAX_HEADER_LINES + 1:
+            raise PeerError(
+                "the answer has a bad status line" if not found else "the answer has too many headers"
+            )
+        self.version, self.status = "1." + found[1].decode(), int(found[2])
+        self.headers = {}
+        for line in lines[1:]:
+            self._header(line)
+        if 100 <= self.status < 200:  # an interim response: the real one follows
+            return True
+        self._choose_framing()
+        return True
+
+    def _header(self, line: bytes) -> None:
+        found = _HEADER.fullmatch(line)
+        if not found or b"\0" in line:
+            raise PeerError("the answer has a bad header line")
+        name, text = found[1].decode("ascii").lower(), found[2].decode("latin-1")
+        if name in self.headers and name in ("content-length", "transfer-encoding"):
+            if self.headers[name] != text:
+                raise PeerError(f"the answer has two {name} headers")
+            return
+        self.headers[name] = text
+
+    def _choose_framing(self) -> None:
+        length = self.headers.get("content-length")
+        coding = self.headers.get("transfer-encoding")
+        if self.status in (204, 304):
+            self._left, self.is_done = 0, True
+        elif coding is not None:
+            if coding.strip().lower() != "chunked" or length is not None:
+                raise PeerError("the answer has a transfer coding that is not chunked alone")
+            self._left, self._step = 0, self._chunk_size
+        elif length is None:
+            self._left, self._step = None, self._until_close
+        elif not _LENGTH.fullmatch(length):
+            raise PeerError("the answer has a bad content-length")
+        else:
+            self._left = int(length)
+            if self._left > self.limit_bytes:
+                raise PeerError("answer too large", kind="too large")
+            self._step = self._counted
+            self.is_done = self._left == 0
+
+    def _take(self, count: int) -> None:
+        self._body_bytes += count
+        if self._body_bytes > self.limit_bytes:
+            raise PeerError("answer too large", kind="too large")
+        self._body.append(bytes(self._buffer[:count]))
+        del self._buffer[:count]
+
+    def _until_close(self) -> bool:
+        if self._buffer:
+            self._take(len(self._buffer))
+        return False
+
+    def _counted(self) -> bool:
+        count = min(len(self._buffer), self._left or 0)
+        if count:
+            self._take(count)
+            self._left = (self._left or 0) - count
+        self.is_done = self._left == 0
+        return False
+
+    def _line(self) -> bytes | None:
+        end = self._buffer.find(b"\r\n")
+        if end < 0 or end > 300:
+            if len(self._buffer) > 300:
+                raise PeerError("the answer has a bad chunk")
+            return None
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 2]
+        return line
+
+    def _chunk_size(self) -> bool:
+        line = self._line()
+        if line is None:
+            return False
+        found = _CHUNK.fullmatch(line)
+        if not found:
+            raise PeerError("the answer has a bad chunk size")
+        self._left = int(found[1], 16)
+        self._step = self._chunk if self._left else self._trailer
+        return True
+
+    def _chunk(self) -> bool:
+        count = min(len(self._buffer), self._left or 0)
+        if count:
+            self._take(count)
+            self._left = (self._left or 0) - count
+        if self._left or len(self._buffer) < 2:
+            return False
+        if self._buffer[:2] != b"\r\n":
+            raise PeerError("the answer has a bad chunk end")
+        del self._buffer[:2]
+        self._step = self._chunk_size
+        return True
+
+    def _trailer(self) -> bool:
+        line = self._line()
+        if line is None:
+            return False
+        self.is_done = not line
+        return not self.is_done
