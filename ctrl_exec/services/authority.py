@@ -1,0 +1,173 @@
+"""Who may do what: the auth hook where there is one, the configured default where there is none.
+
+Owns the caller's identity as a value and the one decision on it; deny is the default. Every front
+end identifies, every operation asks here exactly once. Must not know HTTP, exit codes or what an
+action does.
+"""
+
+from __future__ import annotations
+
+from ctrl_exec.common.clock import iso_z, utc_now
+from ctrl_exec.common.errors import ConfigError, DeniedError
+from ctrl_exec.common.hook import DENIED, HookQuestion, HookSettings, HookVerdict, ask_hook
+from ctrl_exec.common.value import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Literal
+
+    from ctrl_exec.common.log import Log
+
+    Via = Literal["http", "socket", "cli", "scheduler", "webhook", "ui"]
+    Auth = Literal["none", "claimed", "peer", "token"]
+
+NO_HOOK_DETAIL = "no auth hook configured (set auth_hook in ctrl-exec.conf; see docs/auth-hook.md)"
+# ways in that file permissions guard: without a hook they are open
+_LOCAL = ("cli", "socket", "scheduler")
+# tokens of the task layer and of pairing are ours; no agent ever sees one
+_OWN_TOKENS = ("ctpat_", "ctoat_", "ctpair_")
+
+
+@value
+class Caller:
+    """Who asks, and how far we know it.
+
+    `token` is the credential to be judged, wherever it came from; `forwarded_token` is the one that
+    came in the JSON body or from the command line, the only one that may go on to agents. `auth` says how
+    far the user name is proven.
+    """
+
+    username: str = ""
+    token: str = ""
+    source_ip: str = "127.0.0.1"
+    via: Via = "http"
+    auth: Auth = "none"
+    forwarded_token: str = ""
+
+
+@value
+class Submitter:
+    """Who started a run; kept in its record, never in an answer."""
+
+    username: str = ""
+    source_ip: str = ""
+
+
+@value
+class AuthoritySettings:
+    """How decisions are taken.
+
+    `hook` gives the hook's settings at the time of asking (its environment file may change), None
+    without a hook. `default` (deny, allow, token) governs where there is none. `token_check` is the
+    task layer's: it raises DeniedError unless the caller's own token permits the action.
+    """
+
+    hook: Callable[[], HookSettings] | None = None
+    default: Literal["deny", "allow", "token"] = "deny"
+    forwards_token: bool = True
+    dispatcher: str = ""
+    dispatcher_serial: Callable[[], str] = str
+    token_check: Callable[[Caller, str], None] | None = None
+
+
+class Authority:
+    """Decides, and logs each decision."""
+
+    def __init__(self, settings: AuthoritySettings, log: Log) -> None:
+        self._settings = settings
+        self._log = log
+
+    @property
+    def has_hook(self) -> bool:
+        """Whether a hook is configured."""
+        return self._settings.hook is not None
+
+    def require_open(self, caller: Caller) -> None:
+        """Refuse what is refused whatever is asked: no hook, and the default is to deny.
+
+        The HTTP front end asks this before it looks at the path. Raises: DeniedError.
+        """
+        if self.has_hook or caller.via in _LOCAL or self._settings.default != "deny":
+            return
+        raise DeniedError(DENIED, "denied", NO_HOOK_DETAIL)
+
+    def check(
+        self,
+        caller: Caller,
+        action: str,
+        *,
+        script: str = "",
+        hosts: tuple[str, ...] = (),
+        args: tuple[str, ...] = (),
+        reqid: str = "",
+        submitter: Submitter | None = None,
+    ) -> None:
+        """Allow the action or raise.
+
+        Raises: DeniedError with code and reason; PayloadError if the hook can't be told all of it.
+        """
+        if self._settings.hook is None:
+            self._check_without_hook(caller, action)
+            return
+        about = submitter or Submitter()
+        question = HookQuestion(
+            action=action,
+            timestamp=iso_z(utc_now()),
+            script=script,
+            hosts=hosts,
+            args=args,
+            username=caller.username,
+            token="" if caller.auth == "token" else caller.token,
+            source_ip=caller.source_ip,
+            dispatcher=self._settings.dispatcher,
+            dispatcher_serial=self._settings.dispatcher_serial(),
+            reqid=reqid,
+            submitter=about.username,
+            submitter_ip=about.source_ip,
+            via=caller.via,
+            auth=caller.auth,
+        )
+        verdict = self._ask(self._settings.hook, question)
+        self._note(question, verdict)
+        if not verdict.is_allowed:
+            raise DeniedError(verdict.code, verdict.reason)
+
+    def forwarded_token(self, caller: Caller) -> str:
+        """The token that agents get with a run of this caller; empty where it must not go on."""
+        token = caller.forwarded_token
+        return token if self._settings.forwards_token and not token.startswith(_OWN_TOKENS) else ""
+
+    def _check_without_hook(self, caller: Caller, action: str) -> None:
+        self.require_open(caller)
+        if caller.via in _LOCAL or self._settings.default == "allow":
+            return
+        if self._settings.token_check is None:
+            raise DeniedError(DENIED, "denied", NO_HOOK_DETAIL)
+        self._settings.token_check(caller, action)
+
+    def _ask(self, hook: Callable[[], HookSettings], question: HookQuestion) -> HookVerdict:
+        try:
+            settings = hook()
+        except ConfigError as error:
+            return HookVerdict(DENIED, str(error), 0.0)
+        return ask_hook(settings, question)
+
+    def _note(self, question: HookQuestion, verdict: HookVerdict) -> None:
+        facts = {
+            "request": question.action,
+            "code": verdict.code,
+            "cause": verdict.cause,
+            "user": question.username,
+            "source": question.source_ip,
+            "script": question.script or None,
+            "reqid": question.reqid or None,
+            "via": question.via,
+            "ms": round(verdict.elapsed_s * 1000),
+        }
+        if verdict.has_timed_out:
+            self._log.error("auth-hook-timeout", **facts)
+        elif verdict.is_allowed:
+            self._log.info("auth", **facts)
+        else:
+            self._log.warning("auth", **facts)
