@@ -56,8 +56,8 @@ class Argument:
 class Command:
     """One command: its one-line summary, what it takes, the function that does it.
 
-    `execute` gets the context and the parsed words and gives the exit code. A signing command
-    (core §3) stays root; every other one becomes the service user first. `takes_rest` allows
+    `execute` gets the context and the parsed words and gives the exit code. A command that
+    `stays_root` signs or checks (core §3); every other one becomes the service user. `takes_rest` allows
     words after `--` that are passed on as they are.
     """
 
@@ -67,7 +67,7 @@ class Command:
     options: tuple[Option, ...] = ()
     description: str = ""
     examples: tuple[str, ...] = ()
-    is_signing: bool = False
+    stays_root: bool = False
     takes_rest: bool = False
     exit_codes: tuple[int, ...] = field(default=(0, 1, 2))
 
@@ -106,3 +106,7 @@ TARGET_OPTIONS = (
 )
 
 PORT_OPTION = Option(("--port",), "the agents' port, instead of the one in the registry", "PORT")
+TIMEOUT_OPTION = Option(("--timeout",), "give up after this long: seconds, or 30s, 10m, 2h", "SECONDS")
+
+# What may also stand before the command's name.
+SHARED_OPTIONS = (*GLOBAL_OPTIONS, *CREDENTIAL_OPTIONS, *TARGET_OPTIONS, PORT_OPTION, TIMEOUT_OPTION)
