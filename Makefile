@@ -1,0 +1,83 @@
+# make demo and make test do everything on a fresh Debian machine; the rest is for those who build here.
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+PREFIX  ?= /usr/local
+ROLE    ?= dispatcher
+AGENTS  ?= 3
+WORKERS ?= 2
+DESTDIR ?=
+
+.PHONY: help install demo test test-long check format cover pyz generate install-system uninstall-system clean system-packages test-packages
+
+help:
+	@echo "make demo            set up, pair AGENTS=3 real agents on loopback, run a script on them, stay up"
+	@echo "make test            install what is needed and run the whole test suite"
+	@echo "make test-long       the tests that take minutes"
+	@echo "make check           format, lint, types, import contracts, fast tests"
+	@echo "make cover           the suite with branch coverage, forked children counted"
+	@echo "make install         programs into .venv/bin"
+	@echo "make install-system  ROLE=dispatcher|agent [PREFIX=/usr/local] into the system; uninstall-system undoes it"
+	@echo "make pyz             the agent as one file, dist/ctrl-exec-agent.pyz"
+	@echo "make generate        example files, configuration reference and man pages from the code"
+
+# What a fresh Debian lacks; root (or sudo) installs it, others are told.
+system-packages:
+	@packaging/apt-packages python3-venv openssl
+
+test-packages:
+	@packaging/apt-packages python3-venv openssl curl jq iproute2 nftables chromium systemd apache2-utils
+
+$(BIN)/python: | system-packages
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
+
+$(VENV)/.installed-test: setup.cfg pyproject.toml $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs,test,dev]'
+	@touch $@
+
+install: $(VENV)/.installed
+
+demo: install
+	$(BIN)/ctrl-exec demo --agents $(AGENTS)
+
+test: $(VENV)/.installed-test test-packages
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not long'
+
+test-long: $(VENV)/.installed-test test-packages
+	$(BIN)/python -m pytest -n $(WORKERS) -m long --timeout 900
+
+check: $(VENV)/.installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not long' tests/architecture tests/unit tests/property
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+cover: $(VENV)/.installed-test test-packages
+	$(BIN)/coverage erase
+	COVERAGE_PROCESS_START=$(CURDIR)/setup.cfg $(BIN)/coverage run --rcfile=setup.cfg -m pytest -n $(WORKERS) -m 'not long'
+	$(BIN)/coverage combine --rcfile=setup.cfg -q
+	$(BIN)/coverage report --rcfile=setup.cfg
+
+pyz: | $(BIN)/python
+	$(BIN)/python packaging/build_pyz.py dist/ctrl-exec-agent.pyz
+
+generate: install
+	$(BIN)/python packaging/generate.py
+
+install-system:
+	packaging/install-system install '$(ROLE)' '$(PREFIX)' '$(DESTDIR)'
+
+uninstall-system:
+	packaging/install-system uninstall '$(ROLE)' '$(PREFIX)' '$(DESTDIR)'
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache
