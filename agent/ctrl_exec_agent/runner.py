@@ -53,7 +53,8 @@ class Job:
 class Outcome:
     """How it ended. `exit` is the script's code, 126 or -1 (`timed_out`); `error` says why if it is ours.
 
-    `dropped_stdout` and `dropped_stderr` count the bytes beyond the limit.
+    `dropped_stdout` and `dropped_stderr` count the bytes beyond the limit. `is_group_gone` is false
+    where something of it outlived KILL.
     """
 
     exit: int
@@ -63,6 +64,7 @@ class Outcome:
     dropped_stderr: int = 0
     error: str = ""
     timed_out: bool = False
+    is_group_gone: bool = True
 
 
 def script_environment(ours: Mapping[str, str]) -> dict[str, str]:
@@ -83,11 +85,11 @@ def run_script(job: Job) -> Outcome:
         streams.close_theirs()
         watch = _Watch(pid, job, streams)
         try:
-            code, died_of = watch.follow()
+            ended = watch.follow()
         finally:
             watch.close()
         streams.drain()
-        return _outcome(job, streams, code, died_of, timed_out=watch.timed_out)
+        return _outcome(job, streams, ended, watch)
     finally:
         streams.close()
 
@@ -108,9 +110,10 @@ def _start(job: Job, streams: _Streams) -> int:
         os.umask(before)
 
 
-def _outcome(job: Job, streams: _Streams, code: int, died_of: int, *, timed_out: bool) -> Outcome:
+def _outcome(job: Job, streams: _Streams, ended: tuple[int, int], watch: _Watch) -> Outcome:
+    code, died_of = ended
     error = ""
-    if timed_out:
+    if watch.timed_out:
         code, error = TIMED_OUT, f"script timed out after {job.timeout_s:g}s"
     elif died_of:
         code, error = COULD_NOT_RUN, f"script was killed by signal {died_of} ({_signal_name(died_of)})"
@@ -121,7 +124,8 @@ def _outcome(job: Job, streams: _Streams, code: int, died_of: int, *, timed_out:
         streams.dropped[1],
         streams.dropped[2],
         error,
-        timed_out,
+        watch.timed_out,
+        not watch.has_given_up,
     )
 
 
@@ -217,6 +221,7 @@ class _Watch:
         self._stdin_ends_at = now + job.stdin_timeout_s
         self._ended: tuple[int, int] | None = None
         self.timed_out = False
+        self.has_given_up = False
         self._pidfd = os.pidfd_open(pid)
 
     def close(self) -> None:
@@ -231,7 +236,8 @@ class _Watch:
                     self._terminate()
             if self._ended is not None and not self._group_lives():
                 return self._ended
-            if self._keep_deadlines(monotonic()):
+            self._keep_deadlines(monotonic())
+            if self.has_given_up:
                 return self._ended or (-1, process.STOLEN_STATUS)
 
     def _wait(self) -> set[int]:
@@ -268,8 +274,7 @@ class _Watch:
             pass
         return process.is_group_alive(self._pid)
 
-    def _keep_deadlines(self, now: float) -> bool:
-        """Act on what has passed; True if not even KILL ended the group."""
+    def _keep_deadlines(self, now: float) -> None:
         if 0 in self._streams.ours and now >= self._stdin_ends_at:
             self._streams.shut(0)
         is_running = self._ended is None and not self.timed_out
@@ -279,7 +284,7 @@ class _Watch:
         if self._kill_at is not None and now >= self._kill_at:
             self._signal(signal.SIGKILL)
             self._kill_at, self._give_up_at = None, now + KILL_GRACE_S
-        return self._give_up_at is not None and now >= self._give_up_at
+        self.has_given_up = self._give_up_at is not None and now >= self._give_up_at
 
     def _is_ending(self) -> bool:
         return self._kill_at is not None or self._give_up_at is not None
