@@ -10,12 +10,14 @@ import fcntl
 import json
 import os
 import stat
-from contextlib import suppress
+import time
+from contextlib import contextmanager, suppress
 
 from ctrl_exec.common.errors import StorageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 _TEMPORARY = ".tmp-"
@@ -233,6 +235,24 @@ def try_lock(fd: int, *, shared: bool = False) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@contextmanager
+def held_lock(path: str, mode: int = 0o660, *, timeout_s: float = 10.0) -> Iterator[None]:
+    """Hold the exclusive flock of a file while one small step is taken.
+
+    Raises: StorageError if it can't be opened, or someone else holds it for longer than the time.
+    """
+    fd = open_lock(path, mode)
+    try:
+        deadline = time.monotonic() + timeout_s
+        while not try_lock(fd):
+            if time.monotonic() > deadline:
+                raise StorageError(f"another process has held the lock for {timeout_s:g} s", path=path)
+            time.sleep(0.01)
+        yield
+    finally:
+        os.close(fd)
 
 
 def is_writable_by_others(about: os.stat_result, trusted_uid: int) -> bool:

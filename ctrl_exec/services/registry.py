@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from contextlib import contextmanager, suppress
 
 from ctrl_exec.common import clock, files
@@ -35,7 +34,6 @@ _TAG_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _TAG_VALUE = re.compile(r"[A-Za-z0-9._:/@+-]{0,128}", re.ASCII)
 _REVOKED_LIMIT_BYTES = 64 << 20
 _LOCK = ".lock"
-_LOCK_WAIT_S = 10  # writers hold it for one small file
 
 
 @value
@@ -192,17 +190,8 @@ class Registry:
     def _held(self) -> Iterator[None]:
         """Hold the writers' lock: reading, changing and writing a file is one step to other writers."""
         files.make_dirs(self.agents_dir, 0o750, owner=self._owner)
-        path = os.path.join(self.agents_dir, _LOCK)
-        fd = files.open_lock(path, 0o600)
-        try:
-            deadline = clock.monotonic() + _LOCK_WAIT_S
-            while not files.try_lock(fd):
-                if clock.monotonic() > deadline:
-                    raise StorageError(f"another command has held it for {_LOCK_WAIT_S} s", path=path)
-                time.sleep(0.01)
+        with files.held_lock(os.path.join(self.agents_dir, _LOCK), 0o600):
             yield
-        finally:
-            os.close(fd)
 
     # Revocation
 
