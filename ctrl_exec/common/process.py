@@ -23,11 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import NoReturn
 
-# what a started program must not inherit as ignored (Python itself ignores SIGPIPE and SIGXFSZ)
-_TO_DEFAULT = (
-    signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM,
-    signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
-)  # fmt: skip
+# what a started program must not inherit as ignored: Python itself ignores SIGPIPE and SIGXFSZ
+_TO_DEFAULT = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 # what a forked child of ours must not keep of its parent's handlers
 _CHILD_DEFAULT = (
     signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1,
@@ -61,6 +58,14 @@ def use_default_sigchld() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
 
 
+def seal_descriptors() -> None:
+    """Close on exec what whoever started us left open; programs that start others call it in `main`."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            with suppress(OSError):
+                os.set_inheritable(int(name), False)
+
+
 def reset_child_signals() -> None:
     """Give a freshly forked child default signals; the first thing each does."""
     signal.set_wakeup_fd(-1)
@@ -80,7 +85,8 @@ def spawn(
 ) -> int:
     """Start the program in a session of its own; gives its pid, which is its group too.
 
-    `keep` maps further descriptors of the program to ours. All others are closed on exec.
+    `keep` maps further descriptors of the program to ours. All others are closed on exec
+    (`seal_descriptors`).
 
     Raises: ProgramError if it cannot be executed.
     """
@@ -361,6 +367,8 @@ def _detach_in_child(
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for stream in (0, 1) if keep_stderr else (0, 1, 2):
             os.dup2(null, stream)
+        if null > 2:
+            os.close(null)
     except BaseException:  # noqa: BLE001 - whatever it was, this copy of the caller must not go on
         os._exit(70)
     _run_and_leave(work)
