@@ -30,6 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from ipaddress import IPv4Network, IPv6Network
+    from typing import Literal
 
 DEFAULT_PATH = "/etc/ctrl-exec/ctrl-exec.conf"
 DEFAULT_ETC_DIR = "/etc/ctrl-exec"
@@ -120,13 +121,13 @@ class Config:
     auth_hook_env_file: str = field(
         default="", kind=PATH, doc="A root-owned file of NAME=value lines with the values of auth_hook_env."
     )
-    auth_hook_large: str = field(
+    auth_hook_large: Literal["refuse", "stdin"] = field(
         default="refuse",
         kind=choice("refuse", "stdin"),
         doc="A value too large for the hook's environment refuses the request, or is given on stdin only.",
     )
     auth_deny_generic: bool = field(default=False, kind=FLAG, doc="Tell a denied caller only `forbidden`.")
-    forward_token: str = field(
+    forward_token: Literal["body", "never"] = field(
         default="body",
         kind=choice("body", "never"),
         doc="Whether agents get the token of a request's body (or of the CLI); never one of a header.",
@@ -189,7 +190,7 @@ class Config:
         kind=PATH,
         doc="Clients of the API must show a certificate of this CA; unset: none asked for.",
     )
-    api_auth_default: str = field(
+    api_auth_default: Literal["deny", "allow", "token"] = field(
         default="deny",
         kind=choice("deny", "allow", "token"),
         doc="What the API does where no auth_hook is set.",
@@ -260,10 +261,12 @@ class Config:
     local_user: str = field(
         default="", kind=USER, doc="Who runs the task layer's local commands; unset: service_user."
     )
-    log_target: str = field(
+    log_target: Literal["syslog", "stderr", "journal"] = field(
         default="syslog", kind=choice("syslog", "stderr", "journal"), doc="Where log lines go."
     )
-    log_format: str = field(default="text", kind=choice("text", "json"), doc="How log lines look.")
+    log_format: Literal["text", "json"] = field(
+        default="text", kind=choice("text", "json"), doc="How log lines look."
+    )
 
     @property
     def is_private(self) -> bool:

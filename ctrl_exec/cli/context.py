@@ -98,7 +98,7 @@ class Context:
         if self._dispatcher is None:
             from ctrl_exec.dispatcher import open_dispatcher
 
-            self._dispatcher = open_dispatcher(self.config, self.log)
+            self._dispatcher = open_dispatcher(self.config, self.log, environment=self.environment)
         return self._dispatcher
 
     def caller(self, arguments: Arguments) -> Caller:

@@ -1,0 +1,235 @@
+"""`ctrl-exec run`, `status` and `list-locks`: start a script on hosts, look at what became of it."""
+
+from __future__ import annotations
+
+from ctrl_exec.cli import errors
+from ctrl_exec.cli.command import (
+    CREDENTIAL_OPTIONS,
+    PORT_OPTION,
+    TARGET_OPTIONS,
+    Argument,
+    Command,
+    Option,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ctrl_exec.cli.arguments import Arguments
+    from ctrl_exec.cli.context import Context
+    from ctrl_exec.common.messages import HostResult
+    from ctrl_exec.operations.report import RunReport
+    from ctrl_exec.operations.run import RunRequest
+
+MAX_LOCK_WAIT_S = 3600
+FAREWELL = "ctrl-exec: leaving; the scripts go on, this version cannot cancel them"
+
+
+def target_patterns(hosts: Sequence[str], arguments: Arguments) -> tuple[str, ...]:
+    """Give the host patterns of a command line: the words, `--all`, `-t` and `-x`.
+
+    Raises:
+        UsageError: a tag is not `TAG=VALUE`.
+    """
+    from ctrl_exec.common.errors import UsageError
+
+    patterns = list(hosts)
+    if arguments.flag("all"):
+        patterns.append("@all")
+    for tag in arguments.many("tag"):
+        if "=" not in tag:
+            raise UsageError(f"--tag: expected TAG=VALUE, not {tag!r}")
+        patterns.append(f"@{tag}")
+    patterns += [f"!{name}" for name in arguments.many("exclude")]
+    return tuple(patterns)
+
+
+def execute_run(context: Context, arguments: Arguments) -> int:
+    """Run a script on hosts and show what each of them answered."""
+    from ctrl_exec.cli.progress import Progress, Release
+    from ctrl_exec.cli.results import GATHER_ABOVE, ResultPrinter, exit_code
+    from ctrl_exec.cli.targets import expected_hosts, with_suggestions
+    from ctrl_exec.operations.run import run
+
+    request = run_request(arguments)
+    with with_suggestions(context.config):
+        hosts = expected_hosts(context.config, request.hosts)
+        is_gathering = arguments.flag("gather") or (
+            len(hosts) > GATHER_ABOVE and not arguments.flag("no-gather")
+        )
+        printer = ResultPrinter(context.output, hosts, is_gathering=is_gathering)
+        with (
+            Progress(context.output, len(hosts)) as progress,
+            Release(errors.INTERRUPTED, FAREWELL) as release,
+        ):
+
+            def on_result(result: HostResult) -> None:
+                progress.erase()
+                printer.add(result)
+                progress.count(result.state)
+
+            report = run(
+                context.dispatcher,
+                context.caller(arguments),
+                request,
+                interrupt=release.interrupt,
+                on_result=on_result,
+            )
+    if request.is_async:
+        return show_accepted(context, report)
+    context.output.answer(report.run_json(), lambda: printer.finish(report.results))
+    if release.is_pressed and not report.complete:
+        context.output.message(f"let go of the run, it goes on: ctrl-exec status {report.reqid}")
+        return errors.INTERRUPTED
+    say_unfinished(context, report)
+    return exit_code(report.results)
+
+
+def run_request(arguments: Arguments) -> RunRequest:
+    """Build the request from the words of `run`.
+
+    Raises:
+        UsageError: the script or the hosts are missing, an option has a bad value.
+    """
+    from ctrl_exec.common.errors import UsageError
+    from ctrl_exec.operations.run import RunRequest
+
+    *hosts, script = arguments.words
+    patterns = target_patterns(hosts, arguments)
+    if not patterns:
+        raise UsageError("missing HOST: name the hosts before the script, or give --all or -t TAG=VALUE")
+    return RunRequest(
+        hosts=patterns,
+        script=script,
+        args=arguments.rest,
+        timeout_s=whole_seconds(arguments, "timeout", 7 * 86400),
+        read_timeout_s=whole_seconds(arguments, "read-timeout", 86400),
+        lock_wait_s=whole_seconds(arguments, "lock-wait", MAX_LOCK_WAIT_S) or 0,
+        encoding=arguments.text("encoding") or "utf-8",
+        is_async=arguments.flag("async"),
+        agent_port=arguments.port("port"),
+    )
+
+
+def whole_seconds(arguments: Arguments, name: str, maximum: int) -> int | None:
+    """Give a duration as whole seconds, at least one.
+
+    Raises:
+        UsageError: it is outside the range.
+    """
+    from ctrl_exec.common.errors import UsageError
+
+    given = arguments.duration_s(name)
+    if given is None:
+        return None
+    if not 1 <= given <= maximum:
+        raise UsageError(f"--{name}: expected 1 to {maximum} seconds, not {arguments.text(name)!r}")
+    return int(-(-given // 1))
+
+
+def show_accepted(context: Context, report: RunReport) -> int:
+    """Print the request id of a run that goes on without us."""
+    context.output.answer(report.accepted_json(), lambda: context.output.line(report.reqid))
+    context.output.message(f"accepted; `ctrl-exec status {report.reqid}` shows how far it is")
+    return errors.OK
+
+
+def say_unfinished(context: Context, report: RunReport) -> None:
+    """Tell how to learn the rest of a run whose agents were silent for too long."""
+    if not report.complete:
+        context.output.message(f"not finished everywhere: ctrl-exec status {report.reqid}")
+
+
+def execute_status(context: Context, arguments: Arguments) -> int:
+    """Show the record of a run."""
+    from ctrl_exec.cli.results import exit_code
+    from ctrl_exec.operations.status import status
+
+    report = status(context.dispatcher, context.caller(arguments), arguments.words[0])
+    context.output.answer(report.status_json(), lambda: show_status(context, report))
+    return exit_code(report.results) if report.complete else errors.OK
+
+
+def show_status(context: Context, report: RunReport) -> None:
+    """Print a record for a person: what and when, then the results."""
+    from ctrl_exec.cli.output import printable
+    from ctrl_exec.cli.results import GATHER_ABOVE, ResultPrinter, summary
+
+    output = context.output
+    what = printable(" ".join([report.script, *report.args]))
+    output.line(f"{report.reqid}  {report.state}  {what}")
+    output.line(summary(report.results))
+    printer = ResultPrinter(output, report.hosts, is_gathering=len(report.hosts) > GATHER_ABOVE)
+    printer.finish([result for result in report.results if result.state != "pending"])
+
+
+def execute_list_locks(context: Context, _arguments: Arguments) -> int:
+    """List what is running: the locks that are held."""
+    from ctrl_exec.services.locks import ScriptLocks
+
+    held = sorted(ScriptLocks(context.config.locks_dir).held())
+    document = {"ok": True, "locks": [{"host": host, "script": script} for host, script in held]}
+    context.output.answer(document, lambda: context.output.table(("HOST", "SCRIPT"), held))
+    return errors.OK
+
+
+COMMANDS = {
+    "run": Command(
+        summary="run a script on hosts",
+        execute=execute_run,
+        arguments=(
+            Argument(
+                "HOST",
+                "a registered agent, name:port, web[01-20], @tag=value, @all or !name",
+                0,
+                None,
+                "agent",
+            ),
+            Argument("SCRIPT", "the script's name in the agents' allowlist", 1, 1, "script"),
+        ),
+        options=(
+            *TARGET_OPTIONS,
+            PORT_OPTION,
+            Option(
+                ("--timeout",),
+                "end the script on the agent after this long: seconds, or 30s, 10m, 2h",
+                "SECONDS",
+            ),
+            Option(
+                ("--read-timeout",), "wait this long for a silent agent (default: read_timeout)", "SECONDS"
+            ),
+            Option(("--lock-wait",), "wait this long for other runs of the script on these hosts", "SECONDS"),
+            Option(("--async",), "start it, print the request id and leave"),
+            Option(("--encoding",), "how output comes with --json", "ENCODING", choices=("utf-8", "base64")),
+            Option(("--gather",), "show output that is alike once (the default above 10 hosts)"),
+            Option(("--no-gather",), "show every host's output"),
+            *CREDENTIAL_OPTIONS,
+        ),
+        description=(
+            "The last word before `--` is the script; the words after `--` are its arguments. Each host's "
+            "result stands under a header; results of many hosts that are alike are gathered under one.\n"
+            "Ctrl-C lets go of the run, which goes on; the message says how to come back to it."
+        ),
+        examples=(
+            "ctrl-exec run web-01 web-02 deploy -- --version 1.4",
+            "ctrl-exec run -t role=web -x web-07 restart",
+            "ctrl-exec run --all --async --json uptime",
+        ),
+        takes_rest=True,
+        exit_codes=(0, 1, 2, 3, 4, 5, 130),
+    ),
+    "status": Command(
+        summary="show what became of a run",
+        execute=execute_status,
+        arguments=(Argument("ID", "the request id of the run", 1, 1, "reqid"),),
+        options=CREDENTIAL_OPTIONS,
+        examples=("ctrl-exec status 4f1d2c3b4a596877",),
+        exit_codes=(0, 1, 2, 3, 5),
+    ),
+    "list-locks": Command(
+        summary="list the scripts that are running, by host",
+        execute=execute_list_locks,
+        examples=("ctrl-exec list-locks --json",),
+    ),
+}

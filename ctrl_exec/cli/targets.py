@@ -1,0 +1,54 @@
+"""What the command line knows of hosts before an operation is asked: how many, and near misses."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+from ctrl_exec.common.errors import InvalidInputError, UnknownAgentError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ctrl_exec.config import Config
+    from ctrl_exec.services.registry import Registry
+
+
+def open_registry(config: Config) -> Registry:
+    """Open the registry for reading, without any other part of the dispatcher."""
+    from ctrl_exec.services.registry import Registry
+
+    return Registry(config.agents_dir, config.revoked_path, config.contacts_dir)
+
+
+def expected_hosts(config: Config, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Give the names that the patterns stand for, for progress and order; nothing for bad ones.
+
+    The operation resolves them itself, after authorisation, and is the one that refuses.
+    """
+    from ctrl_exec.services.targets import resolve_targets
+
+    try:
+        found = resolve_targets(patterns, open_registry(config), config.max_hosts)
+    except InvalidInputError:
+        return ()
+    return tuple(target.name for target in found.hosts)
+
+
+@contextmanager
+def with_suggestions(config: Config) -> Iterator[None]:
+    """Add near names of the registry to the error for unknown agents.
+
+    Raises:
+        UnknownAgentError: as inside, its text extended.
+    """
+    try:
+        yield
+    except UnknownAgentError as error:
+        from ctrl_exec.cli.arguments import nearest
+
+        known = open_registry(config).names()
+        near = [name for name in (nearest(each, known) for each in error.names[:5]) if name]
+        if near:
+            error.args = (f"{error} (did you mean {', '.join(dict.fromkeys(near))}?)",)
+        raise
