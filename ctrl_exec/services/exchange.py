@@ -1,0 +1,370 @@
+"""One call on one connection: connect, handshake, identity, request, answer, as a state machine.
+
+Owns a non-blocking socket and the deadline of the state it is in. It is moved by whoever polls
+(`ctrl_exec.services.loop`) and must not know of other calls, of epoll, or of what is asked.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+from contextlib import suppress
+
+from ctrl_exec.common import tls
+from ctrl_exec.common.certificate import parse_certificate
+from ctrl_exec.common.errors import CertificateError, PeerError
+from ctrl_exec.common.responses import ResponseParser
+from ctrl_exec.services.transport import Answer, Failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ctrl_exec.common.certificate import Certificate
+    from ctrl_exec.services.resolver import Addresses
+    from ctrl_exec.services.transport import Call, FailureKind
+
+IDLE, CONNECTING, HANDSHAKE, SENDING, READING, DONE = range(6)
+WANT_NOTHING, WANT_READ, WANT_WRITE = 0, 1, 4  # the values of EPOLLIN and EPOLLOUT
+
+_RECORD_BYTES = 16384  # the most one TLS record holds, so the most one recv can give
+_RECORDS_A_TURN = 32  # then the next connection has its turn
+_SLOWEST_BYTES_A_SECOND = 65536  # an answer that has begun may drip no slower, beyond the read timeout
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
+# alerts that say the agent does not trust us: with TLS 1.3 they arrive after our request has left,
+# but before a server that asked for a certificate has read any of it
+_CUT_SHORT = "connection closed before the answer was complete"
+_REFUSALS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "DECRYPT_ERROR", "HANDSHAKE_FAILURE")
+
+
+class NoRoomError(OSError):
+    """The kernel has no descriptor, memory or local port for one more connection now."""
+
+
+class Exchange:
+    """A call under way. `wants` and `deadline` say what to wait for, `answer` is there at the end."""
+
+    __slots__ = (
+        "_addresses", "_began", "_certificate", "_connect_timeout_s", "_offset", "_parser", "_quiet_since",
+        "_started", "answer", "attempts", "call", "deadline", "due", "has_more", "holds_slot", "index",
+        "is_paused", "phase", "received", "sock", "stalls_at", "wants",
+    )  # fmt: skip
+
+    def __init__(self, index: int, call: Call, connect_timeout_s: float) -> None:
+        self.index = index
+        self.call = call
+        self.phase = IDLE
+        self.wants = WANT_NOTHING
+        self.deadline = 0.0
+        self.stalls_at = 0.0
+        self.due = 0.0  # the moment of its timer
+        self.attempts = 0
+        self.holds_slot = False
+        self.is_paused = False
+        self.has_more = False
+        self.received = 0
+        self.answer: Answer | None = None
+        self.sock: socket.socket | None = None
+        self._connect_timeout_s = connect_timeout_s
+        self._addresses: list[tuple[int, str]] = []
+        self._certificate: Certificate | None = None
+        self._parser: ResponseParser | None = None
+        self._offset = 0
+        self._started = 0.0
+        self._began = 0.0
+        self._quiet_since = 0.0
+
+    # connecting
+
+    def open(self, addresses: Addresses, now: float) -> None:
+        """Begin to connect to the first address.
+
+        Raises: NoRoomError, with nothing begun.
+        """
+        self._addresses = list(addresses)
+        self._started = now
+        self._connect(now)
+
+    def _connect(self, now: float) -> None:
+        self.attempts += 1
+        family, address = self._addresses[0]
+        try:
+            self.sock = sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            sock.setblocking(False)
+            # else the request waits for the acknowledgement of our Finished: 40 ms
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            code = sock.connect_ex((address, self.call.port))
+        except (OSError, OverflowError) as error:
+            code = getattr(error, "errno", None) or errno.EINVAL
+        if code in _NO_ROOM:
+            self._drop_socket()
+            raise NoRoomError(code, os.strerror(code))
+        self.phase = CONNECTING
+        self._wait(WANT_WRITE, now + self._connect_timeout_s)
+        if code not in (0, errno.EINPROGRESS):
+            self._next_address(code, now)
+
+    def _next_address(self, code: int, now: float) -> None:
+        del self._addresses[0]
+        self._drop_socket()
+        if self._addresses:
+            try:
+                self._connect(now)
+            except NoRoomError as error:
+                self.fail("unreachable", _os_reason(error), now)
+        else:
+            self.fail("unreachable", os.strerror(code).lower(), now)
+
+    # moving on
+
+    def step(self, context: ssl.SSLContext, now: float) -> None:
+        """Go as far as the socket lets us."""
+        try:
+            if self.phase == CONNECTING:
+                self._finish_connect(context, now)
+            if self.phase == HANDSHAKE:
+                self._shake_hands(now)
+            if self.phase == SENDING:
+                self._send(now)
+            if self.phase == READING:
+                self._read(now)
+        except PeerError as error:
+            self.fail(error.kind, str(error), now)  # type: ignore[arg-type]  # the parser's kinds are ours
+        except ssl.SSLError as error:
+            self._fail_tls(error, now)
+        except OSError as error:
+            self._fail_os(error, now)
+
+    def _finish_connect(self, context: ssl.SSLContext, now: float) -> None:
+        sock = self._open_socket()
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code == 0:
+            try:
+                self.sock = context.wrap_socket(sock, do_handshake_on_connect=False)
+            except OSError as error:  # connected and already reset
+                code = error.errno or errno.ECONNRESET
+        if code:
+            self._next_address(code, now)
+            return
+        self.phase = HANDSHAKE
+        self._wait(WANT_READ, now + self._connect_timeout_s)
+
+    def _shake_hands(self, now: float) -> None:
+        sock = self._tls_socket()
+        try:
+            sock.do_handshake()
+        except ssl.SSLWantReadError:
+            self.wants = WANT_READ
+            return
+        except ssl.SSLWantWriteError:
+            self.wants = WANT_WRITE
+            return
+        if self._is_right_peer(sock, now):
+            self.phase = SENDING
+            self._parser = ResponseParser(self.call.limit_bytes)
+            self._heard(now)
+
+    def _is_right_peer(self, sock: ssl.SSLSocket, now: float) -> bool:
+        try:
+            self._certificate = parse_certificate(sock.getpeercert(binary_form=True) or b"")
+        except CertificateError as error:
+            self.fail("refused", str(error), now)
+            return False
+        if self.call.fingerprint not in (None, self._certificate.fingerprint):
+            self.fail("refused", "certificate of another agent", now)
+            return False
+        return True
+
+    def _send(self, now: float) -> None:
+        sock = self._tls_socket()
+        request = memoryview(self.call.request)
+        while self._offset < len(request):
+            try:
+                self._offset += sock.send(request[self._offset :])
+                self._heard(now)
+            except ssl.SSLWantWriteError:
+                self.wants = WANT_READ | WANT_WRITE  # an agent may refuse before it has read all
+                self._read(now)
+                return
+            except ssl.SSLWantReadError:
+                self.wants = WANT_READ
+                return
+            except (BrokenPipeError, ConnectionResetError):
+                break  # what it said before it closed may still be there
+        self.phase = READING
+        self.wants = WANT_READ
+
+    def _read(self, now: float) -> None:
+        sock, parser = self._tls_socket(), self._response()
+        self.has_more = False
+        for _ in range(_RECORDS_A_TURN):
+            try:
+                piece = sock.recv(_RECORD_BYTES)
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            if piece:
+                self._take(piece, now)
+            else:
+                self._end(parser)
+            if parser.is_done:
+                self._finish(now)
+                return
+        self.has_more = True
+
+    def _end(self, parser: ResponseParser) -> None:
+        try:
+            parser.end()
+        except PeerError as error:
+            raise PeerError(_CUT_SHORT, kind="lost") from error
+
+    def _take(self, piece: bytes, now: float) -> None:
+        if not self.received:
+            self._began = now
+            self.phase = READING
+            self.wants = WANT_READ
+        self.received += len(piece)
+        self._heard(now)
+        self._response().feed(piece)
+
+    # waiting
+
+    def _wait(self, wants: int, deadline: float) -> None:
+        self.wants = wants
+        self.deadline = deadline if self.call.deadline is None else min(deadline, self.call.deadline)
+
+    def _heard(self, now: float) -> None:
+        self._quiet_since = now
+        patience = now + self.call.read_timeout_s
+        if self.received:
+            slowest = self._began + self.call.read_timeout_s + self.received / _SLOWEST_BYTES_A_SECOND
+            patience = min(patience, slowest)
+        self._wait(self.wants, patience)
+
+    def pause(self) -> None:
+        """Stand still: the wait is ours, not the agent's."""
+        self.is_paused = True
+        self.deadline = self.call.deadline if self.call.deadline is not None else float("inf")
+
+    def resume(self, now: float) -> None:
+        """Go on reading, with the patience one has at the start."""
+        self.is_paused = False
+        self._began = now - self.received / _SLOWEST_BYTES_A_SECOND
+        self._heard(now)
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed: say of what."""
+        limit = self.call.deadline
+        if limit is not None and limit <= now:
+            self.fail("timeout", f"no answer within {_seconds(now - self._started)}", now)
+        elif self.phase == CONNECTING:
+            self._next_address(errno.ETIMEDOUT, now)
+            if self.answer is not None:
+                self.fail("unreachable", f"connect timeout after {_seconds(self._connect_timeout_s)}", now)
+        elif self.phase == HANDSHAKE:
+            self.fail("unreachable", f"TLS handshake timeout after {_seconds(self._connect_timeout_s)}", now)
+        elif now - self._quiet_since >= self.call.read_timeout_s:
+            self.fail("timeout", f"read timeout after {_seconds(self.call.read_timeout_s)}", now)
+        else:
+            self.fail("timeout", f"answer too slow: {self.received} bytes so far", now)
+
+    # ending
+
+    def _finish(self, now: float) -> None:
+        parser = self._response()
+        self._say_goodbye()
+        self._settle(
+            Answer(
+                key=self.call.key,
+                status=parser.status,
+                body=parser.body,
+                rtt_s=now - self._started,
+                certificate=self._certificate,
+            )
+        )
+
+    def fail(self, kind: FailureKind, reason: str, now: float) -> None:
+        """End with a failure; whether the request had begun to leave is known here."""
+        self._settle(
+            Answer(
+                key=self.call.key,
+                rtt_s=now - self._started if self._started else 0.0,
+                certificate=self._certificate,
+                failure=Failure(kind, reason, sent=kind != "refused" and self._offset > 0),
+            )
+        )
+
+    def _settle(self, answer: Answer) -> None:
+        self.answer = answer
+        self.phase = DONE
+        self.wants = WANT_NOTHING
+        self.has_more = False
+        self._parser = None
+        self._drop_socket()
+
+    def _fail_tls(self, error: ssl.SSLError, now: float) -> None:
+        reason = tls.failure_reason(error)
+        if isinstance(error, ssl.SSLCertVerificationError):
+            self.fail("refused", reason, now)
+        elif isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+            self._fail_closed(now)
+        elif not self.received and _is_refusal(error):
+            self.fail("refused", f"the agent refused our certificate: {reason}", now)
+        elif self.phase == HANDSHAKE:
+            self.fail("protocol", f"no TLS of ours: {reason}", now)
+        else:
+            self.fail("lost", f"TLS error: {reason}", now)
+
+    def _fail_os(self, error: OSError, now: float) -> None:
+        if self.phase in (SENDING, READING):
+            self.fail("lost", f"{_os_reason(error)} before the answer was complete", now)
+        else:
+            self.fail("unreachable", f"{_os_reason(error)} during the TLS handshake", now)
+
+    def _fail_closed(self, now: float) -> None:
+        if self.phase == HANDSHAKE:
+            self.fail("unreachable", "connection closed during the TLS handshake", now)
+        else:
+            self.fail("lost", _CUT_SHORT, now)
+
+    def _say_goodbye(self) -> None:
+        with suppress(OSError, ValueError):  # one try: a close_notify, nobody waits for the other
+            self._tls_socket().unwrap()
+
+    def _drop_socket(self) -> None:
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
+
+    def abandon(self) -> None:
+        """Close without an answer."""
+        self._drop_socket()
+
+    # what is there by construction of the phases
+
+    def _open_socket(self) -> socket.socket:
+        if self.sock is None:
+            raise AssertionError("a phase without its socket")
+        return self.sock
+
+    def _tls_socket(self) -> ssl.SSLSocket:
+        if not isinstance(self.sock, ssl.SSLSocket):
+            raise AssertionError("a phase without its TLS socket")
+        return self.sock
+
+    def _response(self) -> ResponseParser:
+        if self._parser is None:
+            raise AssertionError("a phase without its parser")
+        return self._parser
+
+
+def _is_refusal(error: ssl.SSLError) -> bool:
+    reason = error.reason or ""
+    return "ALERT" in reason and any(word in reason for word in _REFUSALS)
+
+
+def _os_reason(error: OSError) -> str:
+    return (error.strerror or str(error) or type(error).__name__).lower()
+
+
+def _seconds(duration_s: float) -> str:
+    return f"{round(duration_s, 1):g}s"

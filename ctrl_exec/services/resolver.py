@@ -1,0 +1,215 @@
+"""Names to addresses without ever stalling the loop that needs them.
+
+IP literals are taken as they are. Other names are resolved by forked children, for `getaddrinfo`
+has no deadline of its own and no form that does not block: a child that is late is killed and
+replaced. It must not know what the addresses are for.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections import deque
+from contextlib import suppress
+
+from ctrl_exec.common import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Addresses = tuple[tuple[int, str], ...]  # (address family, numeric address)
+    Outcome = tuple[str, Addresses, str]  # (name, addresses, what went wrong)
+
+_MAX_CHILDREN = 16  # a slow server is asked this many names at once; each child costs a page table
+_MAX_ADDRESSES = 4  # a name with more is tried on its first ones only
+_REPLY_LIMIT_BYTES = 4096
+
+
+def literal(host: str) -> Addresses:
+    """The address that the text itself is, or nothing."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with suppress(OSError, ValueError):
+            socket.inet_pton(family, host)
+            return ((family, host),)
+    return ()
+
+
+class _Child:
+    """One resolving process and the name it is busy with."""
+
+    __slots__ = ("deadline", "name", "pid", "socket")
+
+    def __init__(self, timeout_s: float) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket = ours
+        self.name = ""
+        self.deadline = 0.0
+        try:
+            self.pid = process.fork_child(lambda: _answer_names(theirs, timeout_s))
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+
+    def end(self) -> None:
+        """Kill and reap; it keeps nothing worth a farewell."""
+        self.socket.close()
+        with suppress(OSError):
+            os.kill(self.pid, signal.SIGKILL)
+        with suppress(OSError):
+            os.waitpid(self.pid, 0)
+
+
+class Resolver:
+    """Resolves the names of one set of calls, each once.
+
+    `watch(fd)` is called for each descriptor the owner must poll, `unwatch(fd)` before it closes;
+    readable ones are handed to `receive`.
+    """
+
+    def __init__(
+        self, timeout_s: float, watch: Callable[[int], None], unwatch: Callable[[int], None]
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._watch = watch
+        self._unwatch = unwatch
+        self._known: dict[str, tuple[Addresses, str]] = {}
+        self._asked: set[str] = set()
+        self._waiting: deque[str] = deque()
+        self._children: dict[int, _Child] = {}
+        self._last_progress = 0.0
+
+    def lookup(self, host: str, now: float) -> tuple[Addresses, str] | None:
+        """The addresses and what went wrong, or None while a child is being asked."""
+        found = self._known.get(host)
+        if found is not None:
+            return found
+        addresses = literal(host)
+        if addresses:
+            return addresses, ""
+        if host not in self._asked:
+            if not self.is_busy:
+                self._last_progress = now
+            self._asked.add(host)
+            self._waiting.append(host)
+            self._hand_out(now)
+        return None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether names are still to come."""
+        return len(self._asked) > len(self._known)
+
+    def owns(self, fd: int) -> bool:
+        """Whether the descriptor belongs to a child of this resolver."""
+        return fd in self._children
+
+    def receive(self, fd: int, now: float) -> Iterator[Outcome]:
+        """Take one child's answer."""
+        child = self._children[fd]
+        try:
+            reply = child.socket.recv(_REPLY_LIMIT_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            reply = b""
+        name, child.name = child.name, ""
+        self._last_progress = now
+        addresses, reason = _decode(reply) if reply else ((), "the resolver process died")
+        if not reply:
+            self._drop(fd)
+        if name:
+            yield self._settle(name, addresses, reason)
+        self._hand_out(now)
+
+    def expire(self, now: float) -> Iterator[Outcome]:
+        """Give up on names whose time is over, and on all of them when nothing answers at all."""
+        reason = f"name resolution timeout after {self._timeout_s:g}s"
+        for fd, child in list(self._children.items()):
+            if child.name and child.deadline <= now:
+                name = child.name
+                self._drop(fd)
+                yield self._settle(name, (), reason)
+        if self._waiting and self._last_progress + self._timeout_s <= now:
+            for name in tuple(self._waiting):
+                yield self._settle(name, (), reason)
+            self._waiting.clear()
+        self._hand_out(now)
+
+    def next_deadline(self) -> float | None:
+        """When `expire` is due."""
+        moments = [child.deadline for child in self._children.values() if child.name]
+        if self._waiting:
+            moments.append(self._last_progress + self._timeout_s)
+        return min(moments, default=None)
+
+    def close(self) -> None:
+        """End all children."""
+        for fd in tuple(self._children):
+            self._drop(fd)
+
+    def _settle(self, name: str, addresses: Addresses, reason: str) -> Outcome:
+        self._known[name] = (addresses, reason)
+        return name, addresses, reason
+
+    def _drop(self, fd: int) -> None:
+        self._unwatch(fd)
+        self._children.pop(fd).end()
+
+    def _hand_out(self, now: float) -> None:
+        while self._waiting:
+            child = self._idle_child()
+            if child is None:
+                return
+            child.name = self._waiting.popleft()
+            child.deadline = now + self._timeout_s
+            with suppress(OSError):  # a child that died in between shows as end of file
+                child.socket.send(child.name.encode("utf-8", "replace")[:1024])
+
+    def _idle_child(self) -> _Child | None:
+        for child in self._children.values():
+            if not child.name:
+                return child
+        if len(self._children) >= _MAX_CHILDREN:
+            return None
+        try:
+            child = _Child(self._timeout_s)
+        except OSError:  # no room for a process now; the names wait for those there are
+            return None
+        self._children[child.socket.fileno()] = child
+        self._watch(child.socket.fileno())
+        return child
+
+
+def _answer_names(channel: socket.socket, timeout_s: float) -> None:
+    """The child: a name in, its addresses out, until the other end closes."""
+    own = channel.fileno()
+    os.closerange(3, own)  # inherited ends of other pipes would keep their readers waiting
+    os.closerange(own + 1, 1 << 20)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    while True:
+        name = channel.recv(1024).decode()
+        if not name:
+            return
+        signal.alarm(int(timeout_s) + 2)  # should the owner be killed while we wait for a server
+        channel.send(_resolve(name))
+        signal.alarm(0)
+
+
+def _resolve(name: str) -> bytes:
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a host name"
+        return b"!" + reason.encode()
+    # dict.fromkeys: each address once, in the order the system prefers
+    pairs = dict.fromkeys((int(family), str(address[0])) for family, _, _, _, address in found)
+    return "\n".join(f"{family} {address}" for family, address in pairs).encode()[:_REPLY_LIMIT_BYTES]
+
+
+def _decode(reply: bytes) -> tuple[Addresses, str]:
+    if reply.startswith(b"!"):
+        return (), f"name resolution: {reply[1:].decode().lower()}"
+    lines = [line.split(" ", 1) for line in reply.decode().splitlines()[:_MAX_ADDRESSES]]
+    return tuple((int(family), address) for family, address in lines), ""

@@ -1,0 +1,90 @@
+"""The seam between those who ask agents something and what carries the bytes.
+
+Owns the words of that conversation: a `Call` is one request to one agent, an `Answer` its outcome,
+a `Transport` turns many of the one into as many of the other. It must not know what is asked.
+"""
+
+from __future__ import annotations
+
+from ctrl_exec.common.value import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Literal, Protocol
+
+    from ctrl_exec.common.certificate import Certificate
+
+    FailureKind = Literal["unreachable", "timeout", "refused", "lost", "too large", "protocol"]
+else:
+    Protocol = object
+
+
+@value
+class Call:
+    """One whole HTTP request for one agent.
+
+    `key` comes back in the answer. `host` is a name or an IP literal. `fingerprint` is the key the
+    peer must show before a byte of the request leaves; None takes any certificate of the CA.
+    `read_timeout_s` is patience with silence; `deadline` is a moment of `time.monotonic()` by which
+    all must be over.
+    """
+
+    key: str
+    host: str
+    port: int
+    request: bytes
+    fingerprint: str | None = None
+    limit_bytes: int = 1 << 20
+    read_timeout_s: float = 60.0
+    deadline: float | None = None
+    method: str = "POST"
+
+
+@value
+class Failure:
+    """Why there is no answer.
+
+    `kind` is one of: `unreachable` (no connection came about), `refused` (one of the two sides does
+    not trust the other), `timeout` (silence), `lost` (the connection broke, or who carried it died),
+    `too large`, `protocol` (what came is not HTTP). `sent` tells whether the request may have
+    reached the agent: where it is False, asking again is safe.
+    """
+
+    kind: FailureKind
+    reason: str
+    sent: bool = False
+
+
+@value
+class Answer:
+    """What became of a call: a status with its body, or a failure.
+
+    `rtt_s` runs from the first packet to the last byte. `certificate` is the peer's, when the
+    handshake got that far.
+    """
+
+    key: str
+    status: int | None = None
+    body: bytes = b""
+    rtt_s: float = 0.0
+    certificate: Certificate | None = None
+    failure: Failure | None = None
+
+
+@value
+class Interrupt:
+    """A wish to stop early: `is_set` is asked when one of the descriptors becomes readable."""
+
+    fds: tuple[int, ...]
+    is_set: Callable[[], bool]
+
+
+class Transport(Protocol):
+    """Carries calls to agents."""
+
+    def send(self, calls: Sequence[Call], interrupt: Interrupt | None = None) -> Iterator[Answer]:
+        """The answers as they come, one a call; fewer only when the interrupt ended it early.
+
+        Closing the iterator drops what is under way.
+        """
