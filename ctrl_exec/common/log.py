@@ -134,15 +134,16 @@ class Log:
                 try:
                     self._socket.connect(address)
                 except OSError:
-                    self._close()
+                    self.close()
                     raise
             try:
                 self._socket.send(datagram)
                 return
             except OSError:
-                self._close()
+                self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Give the connection to the log daemon back; the next line opens another."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
