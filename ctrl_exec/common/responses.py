@@ -79,15 +79,13 @@ class ResponseParser:
         raise PeerError("the agent closed the connection before its answer was whole")
 
     def _head(self) -> bool:
+        if self._buffer[:7] != b"HTTP/1."[: len(self._buffer)]:
+            raise PeerError("the answer is no HTTP")
         end = self._buffer.find(b"\r\n\r\n")
-        if end < 0:
-            if len(self._buffer) > HEAD_LIMIT_BYTES:
-                raise PeerError(f"the answer's headers exceed {HEAD_LIMIT_BYTES} bytes", kind="too large")
-            if not b"HTTP/1."[: len(self._buffer)] == self._buffer[:7]:
-                raise PeerError("the answer is no HTTP")
-            return False
-        if end > HEAD_LIMIT_BYTES:
+        if max(end, len(self._buffer) if end < 0 else 0) > HEAD_LIMIT_BYTES:
             raise PeerError(f"the answer's headers exceed {HEAD_LIMIT_BYTES} bytes", kind="too large")
+        if end < 0:
+            return False
         lines = bytes(self._buffer[:end]).split(b"\r\n")
         del self._buffer[: end + 4]
         found = _STATUS_LINE.fullmatch(lines[0])
