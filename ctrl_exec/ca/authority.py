@@ -214,6 +214,16 @@ class CertificateAuthority:
         names += [x509.IPAddress(ipaddress.ip_address(each)) for each in addresses]
         return self._issue(spki, host_names[0], names, [ExtendedKeyUsageOID.SERVER_AUTH], (now, days))
 
+    def check_issued(self, der: bytes) -> None:
+        """Check that this CA signed the certificate. Raises: CertificateError if it did not."""
+        from cryptography import x509
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            x509.load_der_x509_certificate(der).verify_directly_issued_by(self._certificate)
+        except (ValueError, TypeError, InvalidSignature) as error:
+            raise CertificateError("the certificate was not issued by this CA") from error
+
     def _issue(
         self,
         spki: bytes,

@@ -47,19 +47,27 @@ class Identity:
 
 def load_identity(certificate_path: str) -> Identity:
     """The identity whose certificate is in the file. Raises: CertificateError naming the file."""
+    der = read_certificate(certificate_path, made_by="setup-ctrl-exec")
     try:
-        content = files.read_bounded(certificate_path, PEM_LIMIT_BYTES, follow=True)
-    except FileNotFoundError as error:
-        raise CertificateError(
-            f"{certificate_path}: does not exist; `ctrl-exec setup-ctrl-exec` makes the dispatcher's identity"
-        ) from error
-    except StorageError as error:
-        raise CertificateError(str(error)) from error
-    try:
-        der = pem_to_der(content.decode("ascii", "replace"))
         return Identity(certificate_path, der, parse_certificate(der))
     except CertificateError as error:
         raise CertificateError(f"{certificate_path}: {error}") from error
+
+
+def read_certificate(path: str, *, made_by: str) -> bytes:
+    """The DER of the first certificate in a PEM file; `made_by` is the command that makes a missing one.
+
+    Raises: CertificateError naming the file.
+    """
+    try:
+        content = files.read_bounded(path, PEM_LIMIT_BYTES, follow=True)
+        return pem_to_der(content.decode("ascii", "replace"))
+    except FileNotFoundError as error:
+        raise CertificateError(f"{path}: does not exist; `ctrl-exec {made_by}` makes it") from error
+    except StorageError as error:
+        raise CertificateError(str(error)) from error
+    except CertificateError as error:
+        raise CertificateError(f"{path}: {error}") from error
 
 
 def store_identity(
