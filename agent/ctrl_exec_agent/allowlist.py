@@ -55,17 +55,18 @@ class Allowlist:
         return self.scripts.get(name)
 
     def resolve(self, script: Script) -> str:
-        """The real path to execute, links followed, checked against `script_dirs`.
+        """The path to execute: as written, or, with `script_dirs`, the real one, which must lie in them.
 
-        Raises: StorageError if there is no such file, or it lies outside the directories.
+        A file that is missing is found out by executing it.
+
+        Raises: StorageError if it lies outside the directories.
         """
-        try:
-            real = os.path.realpath(script.path, strict=True)
-        except OSError as error:
-            raise StorageError(error.strerror or str(error), path=script.path) from error
-        if not self.script_dirs or _lies_within(real, self.script_dirs):
-            return real
-        raise StorageError("lies outside script_dirs", path=real)
+        if not self.script_dirs:
+            return script.path
+        real = os.path.realpath(script.path)
+        if not _lies_within(real, self.script_dirs):
+            raise StorageError("lies outside script_dirs", path=real)
+        return real
 
     def is_executable(self, script: Script) -> bool:
         """Whether the script could be executed now."""
@@ -87,7 +88,9 @@ class Allowlist:
         except StorageError as error:
             yield f"{script.name}: {error}"
             return
-        if not os.path.isfile(real):
+        if not os.path.exists(real):
+            yield f"{script.name}: {real} does not exist"
+        elif not os.path.isfile(real):
             yield f"{script.name}: {real} is not a regular file"
         elif not os.access(real, os.X_OK):
             yield f"{script.name}: {real} is not executable by this user"

@@ -120,7 +120,9 @@ class AgentConfig:
         doc="Directories the real path of a script must lie in when it is run; unset: any absolute path.",
     )
     executor_socket: str | None = field(
-        default=None, kind=settings.PATH, doc="The socket of the executor that runs scripts with a profile."
+        default=None,
+        kind=settings.PATH,
+        doc="The socket of the executor that runs scripts with a profile; this version has none and refuses it.",
     )
     auth_hook: str | None = field(
         default=None, kind=settings.PATH, doc="A program asked before each run, discovery and rotation."

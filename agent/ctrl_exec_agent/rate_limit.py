@@ -10,6 +10,8 @@ from collections import deque
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ctrl_exec_agent.config import RateLimit
 
 EXEMPT_S = 24 * 3600  # an address a trusted serial came from is not limited for this long
@@ -79,8 +81,8 @@ class RateLimits:
         times.append(now)
         if len(times) >= limit.count:
             return True
-        while len(seen) >= _MAX_ADDRESSES:
-            del seen[next(iter(seen))]  # the one that was quiet longest
+        if len(seen) >= _MAX_ADDRESSES:
+            _drop_older_half(seen)
         seen[address] = times
         return False
 
@@ -90,5 +92,11 @@ def _make_room(until: dict[str, float], now: float) -> None:
         return
     for address in [each for each, end in until.items() if end <= now]:
         del until[address]
-    while len(until) >= _MAX_ADDRESSES:
-        del until[next(iter(until))]
+    if len(until) >= _MAX_ADDRESSES:
+        _drop_older_half(until)
+
+
+def _drop_older_half(found: dict[str, Any]) -> None:
+    """Forget those that were noted longest ago; many at once, so that a flood costs little for each."""
+    for address in list(found)[: _MAX_ADDRESSES // 2]:
+        del found[address]

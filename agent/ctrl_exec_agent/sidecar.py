@@ -37,7 +37,7 @@ def load_sidecar(script_path: str) -> Sidecar | None:
     path = script_path + SUFFIX
     try:
         content = read_bounded(path, LIMIT_BYTES, follow=True)
-        schema = json.loads(content)
+        schema = json.loads(content, parse_constant=_refuse)
         if not isinstance(schema, dict):
             raise ValueError("expected an object")
         return Sidecar(schema, schema_version(schema))
@@ -59,3 +59,7 @@ def schema_version(schema: dict[str, Any]) -> str:
 
     canonical = json.dumps(schema, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")

@@ -1,0 +1,294 @@
+"""What the agent does for each request of a dispatcher: decode, check, call, encode.
+
+Owns the messages of port 7443 and the order of the checks. Who asks was settled before (`server`);
+how a script runs, is recorded and locked comes after (`carrier`).
+"""
+
+from __future__ import annotations
+
+import time
+
+import ctrl_exec
+from ctrl_exec.common.clock import iso_z, utc_now
+from ctrl_exec.common.errors import (
+    BusyError,
+    ConflictError,
+    CtrlExecError,
+    InvalidInputError,
+    InvalidNameError,
+    StorageError,
+)
+from ctrl_exec.common.hook import HookQuestion, HookSettings, ask_hook
+from ctrl_exec.common.messages import FEATURES, decode_run, encode, parse_object, text_of
+from ctrl_exec.common.names import check_reqid, check_script
+from ctrl_exec.common.routing import Response
+from ctrl_exec.common.value import value
+from ctrl_exec_agent.carrier import Carrier, Order, script_stdin
+from ctrl_exec_agent.renewal import has_staged
+from ctrl_exec_agent.runner import Job
+from ctrl_exec_agent.sidecar import load_sidecar
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from ctrl_exec.common.log import Log
+    from ctrl_exec.common.messages import RunCommand
+    from ctrl_exec.common.routing import Request
+    from ctrl_exec_agent.allowlist import Allowlist, Script
+    from ctrl_exec_agent.config import AgentConfig
+    from ctrl_exec_agent.spool import Spool
+
+NOT_PERMITTED = "script not permitted"
+ALREADY_RUNNING = "script already running"
+
+
+@value
+class Peer:
+    """The dispatcher that asks: its id in the trust map, its certificate's serial, its address."""
+
+    dispatcher: str
+    serial: str
+    ip: str
+
+
+@value
+class Parts:
+    """What one generation of the configuration serves with; `expiry` is our certificate's end.
+
+    `environment` is what scripts get, `hook` the auth hook's settings if there is one.
+    """
+
+    config: AgentConfig
+    name: str
+    allowlist: Allowlist
+    log: Log
+    spool: Spool
+    environment: Mapping[str, str]
+    hook: HookSettings | None
+    expiry: str
+
+
+def answer(status: int, document: dict[str, Any]) -> Response:
+    """The document as the agent's wire carries it."""
+    return Response(status, (("Content-Type", "application/json"),), encode(document))
+
+
+class Handlers:
+    """One method an endpoint; each takes the peer, the request and the values of its path."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._carrier = Carrier(parts.spool, parts.log)
+
+    def run(self, peer: Peer, request: Request) -> Response:
+        """`POST /run`: run the script and give its result, or 202 if it is to run by itself."""
+        try:
+            command = decode_run(request.body)
+        except InvalidNameError as error:
+            if error.field == "script":
+                return self._refuse_unnamed(peer, request.body)
+            raise
+        script = self._parts.allowlist.find(command.script)
+        if script is None:
+            return self._refuse(peer, command, NOT_PERMITTED, "not in the allowlist")
+        try:
+            path = self._parts.allowlist.resolve(script)
+        except StorageError as error:
+            return self._refuse(peer, command, NOT_PERMITTED, str(error))
+        reason = self._ask_hook(peer, "run", command)
+        if reason:
+            return self._refuse(peer, command, f"not authorised: {reason}", "the hook said no")
+        order = self._order(peer, command, script, path)
+        return self._run_detached(order, request) if command.is_async else self._run_attended(order)
+
+    def ping(self, peer: Peer, request: Request) -> Response:
+        """`POST /ping`: that we live, which version, and until when our certificate is valid."""
+        reqid = _reqid_of(request.body)
+        self._parts.log.info("ping", peer=peer.ip, dispatcher=peer.dispatcher, reqid=reqid)
+        return answer(
+            200,
+            {
+                "status": "ok",
+                "host": self._parts.name,
+                "version": ctrl_exec.__version__,
+                "expiry": self._parts.expiry,
+                "staged": has_staged(self._parts.config),
+                "reqid": reqid,
+                "features": list(FEATURES),
+            },
+        )
+
+    def capabilities(self, peer: Peer, _request: Request) -> Response:
+        """`GET /capabilities`: tags, and every script with its schema."""
+        reason = self._ask_hook(peer, "discovery")
+        if reason:
+            self._parts.log.warning("deny", what="capabilities", peer=peer.ip, reason=reason)
+            return answer(403, {"error": f"not authorised: {reason}", "status": "forbidden"})
+        self._parts.log.info("capabilities", peer=peer.ip, dispatcher=peer.dispatcher)
+        scripts = self._parts.allowlist.scripts.values()
+        return answer(
+            200,
+            {
+                "status": "ok",
+                "host": self._parts.name,
+                "version": ctrl_exec.__version__,
+                "tags": dict(self._parts.config.tags),
+                "scripts": [self._describe(script) for script in sorted(scripts, key=lambda each: each.name)],
+                "features": list(FEATURES),
+            },
+        )
+
+    def result(self, peer: Peer, _request: Request, reqid: str) -> Response:
+        """`GET /result/{reqid}`: the record of a run, to the dispatcher that ordered it."""
+        try:
+            record = self._parts.spool.load(peer.dispatcher, check_reqid(reqid), time.time())
+        except InvalidNameError:
+            record = None
+        self._parts.log.info("result", peer=peer.ip, dispatcher=peer.dispatcher, reqid=reqid[:64])
+        if record is None:
+            return answer(404, {"status": "unknown", "reqid": reqid[:64]})
+        return answer(200, record)
+
+    def ask_rotation(self, peer: Peer, token: str) -> str:
+        """Why the hook forbids a change of the trust map, '' if it does not."""
+        return self._ask_hook(peer, "rotate", token=token)
+
+    def _run_attended(self, order: Order) -> Response:
+        """Carried by this very process, which goes on when the caller vanishes."""
+        ids = {"script": order.script, "reqid": order.reqid}
+        try:
+            return answer(200, ids | self._carrier.carry(order))
+        except BusyError:
+            return answer(200, ids | self._refusal(order, ALREADY_RUNNING))
+        except ConflictError as error:
+            return answer(200, ids | self._refusal(order, str(error)))
+        except StorageError as error:
+            return answer(200, ids | self._refusal(order, f"run could not be recorded: {error}"))
+
+    def _run_detached(self, order: Order, request: Request) -> Response:
+        ids = {"script": order.script, "reqid": order.reqid}
+        try:
+            self._carrier.detach(order, close=(request.connection.fileno(),))
+        except BusyError:
+            self._refusal(order, ALREADY_RUNNING)
+            return answer(409, ids | {"status": "busy", "error": ALREADY_RUNNING})
+        except CtrlExecError as error:
+            return answer(200, ids | self._refusal(order, f"run could not be started: {error}"))
+        return answer(202, ids | {"status": "accepted"})
+
+    def _order(self, peer: Peer, command: RunCommand, script: Script, path: str) -> Order:
+        config = self._parts.config
+        limits = [limit for limit in (command.timeout, script.timeout_s) if limit is not None]
+        told = {
+            "script": command.script,
+            "args": list(command.args),
+            "reqid": command.reqid,
+            "peer_ip": peer.ip,
+            "username": command.username,
+            "token": command.token,
+            "dispatcher": peer.dispatcher,
+        }
+        job = Job(
+            path,
+            command.args,
+            self._parts.environment,
+            script_stdin(told),
+            timeout_s=min(limits) if limits else None,
+            stdin_timeout_s=config.stdin_timeout,
+            limit_bytes=config.max_output,
+        )
+        return Order(
+            peer.dispatcher,
+            command.reqid,
+            command.script,
+            script.has_lock,
+            job,
+            command.encoding,
+            peer.ip,
+            command.username,
+        )
+
+    def _describe(self, script: Script) -> dict[str, Any]:
+        shown: dict[str, Any] = {
+            "name": script.name,
+            "path": script.path,
+            "executable": self._parts.allowlist.is_executable(script),
+        }
+        if script.profile:
+            shown["profile"] = script.profile
+        try:
+            sidecar = load_sidecar(script.path)
+        except StorageError as error:
+            self._parts.log.warning("config-warn", script=script.name, reason=str(error))
+            return shown
+        if sidecar is not None:
+            shown |= {"schema": sidecar.schema, "schema_version": sidecar.version}
+        return shown
+
+    def _ask_hook(self, peer: Peer, action: str, command: RunCommand | None = None, token: str = "") -> str:
+        """Why the hook says no, '' if it says yes or there is none."""
+        if self._parts.hook is None:
+            return ""
+        question = HookQuestion(
+            action=action,
+            timestamp=iso_z(utc_now()),
+            hosts=(self._parts.name,),
+            source_ip=peer.ip,
+            dispatcher=peer.dispatcher,
+            dispatcher_serial=peer.serial,
+            via="agent",
+            **(_asked_for(command) if command is not None else {"token": token}),
+        )
+        try:
+            verdict = ask_hook(self._parts.hook, question)
+        except InvalidInputError as error:
+            return str(error)
+        log = self._parts.log.info if verdict.is_allowed else self._parts.log.warning
+        log(
+            "auth-hook-timeout" if verdict.has_timed_out else "auth",
+            asked=action, code=verdict.code, cause=verdict.cause, dispatcher=peer.dispatcher,
+            peer=peer.ip, reqid=question.reqid or None, script=question.script or None,
+        )  # fmt: skip
+        return verdict.reason
+
+    def _refuse(self, peer: Peer, command: RunCommand, error: str, why: str) -> Response:
+        self._parts.log.warning(
+            "deny", script=command.script, reqid=command.reqid, peer=peer.ip,
+            dispatcher=peer.dispatcher, reason=f"{error} ({why})",
+        )  # fmt: skip
+        return answer(200, {"script": command.script, "exit": -1, "error": error, "reqid": command.reqid})
+
+    def _refusal(self, order: Order, error: str) -> dict[str, Any]:
+        self._parts.log.warning(
+            "deny", script=order.script, reqid=order.reqid, peer=order.peer_ip,
+            dispatcher=order.owner, reason=error,
+        )  # fmt: skip
+        return {"exit": -1, "error": error}
+
+    def _refuse_unnamed(self, peer: Peer, body: bytes) -> Response:
+        """The refusal of a script name that is none: it can't be in the allowlist."""
+        found = parse_object(body)
+        shown = str(found.get("script"))[:64]
+        reqid = str(found.get("reqid"))[:64]
+        self._parts.log.warning(
+            "deny", script=shown, reqid=reqid, peer=peer.ip, dispatcher=peer.dispatcher,
+            reason="not a script name",
+        )  # fmt: skip
+        return answer(200, {"script": shown, "exit": -1, "error": NOT_PERMITTED, "reqid": reqid})
+
+
+def _asked_for(command: RunCommand) -> dict[str, Any]:
+    return {
+        "script": check_script(command.script),
+        "args": command.args,
+        "username": command.username,
+        "token": command.token,
+        "reqid": command.reqid,
+        "auth": "claimed" if command.username else "none",
+    }
+
+
+def _reqid_of(body: bytes) -> str:
+    return text_of(parse_object(body), "reqid", "")[:64] if body else ""
