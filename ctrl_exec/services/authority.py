@@ -10,7 +10,7 @@ from __future__ import annotations
 from ctrl_exec.common.clock import iso_z, utc_now
 from ctrl_exec.common.errors import ConfigError, DeniedError
 from ctrl_exec.common.hook import DENIED, HookQuestion, HookSettings, HookVerdict, ask_hook
-from ctrl_exec.common.value import value
+from ctrl_exec.common.value import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class AuthoritySettings:
     """
 
     hook: Callable[[], HookSettings] | None = None
-    default: Literal["deny", "allow", "token"] = "deny"
+    default: str = "deny"
     forwards_token: bool = True
     dispatcher: str = ""
     dispatcher_serial: Callable[[], str] = str
@@ -110,28 +110,31 @@ class Authority:
         if self._settings.hook is None:
             self._check_without_hook(caller, action)
             return
-        about = submitter or Submitter()
-        question = HookQuestion(
-            action=action,
-            timestamp=iso_z(utc_now()),
-            script=script,
-            hosts=hosts,
-            args=args,
-            username=caller.username,
-            token="" if caller.auth == "token" else caller.token,
-            source_ip=caller.source_ip,
-            dispatcher=self._settings.dispatcher,
-            dispatcher_serial=self._settings.dispatcher_serial(),
-            reqid=reqid,
-            submitter=about.username,
-            submitter_ip=about.source_ip,
-            via=caller.via,
-            auth=caller.auth,
+        question = self._question(caller, action, submitter or Submitter())
+        verdict = self._ask(
+            self._settings.hook, replace(question, script=script, hosts=hosts, args=args, reqid=reqid)
         )
-        verdict = self._ask(self._settings.hook, question)
-        self._note(question, verdict)
         if not verdict.is_allowed:
             raise DeniedError(verdict.code, verdict.reason)
+
+    def sees(self, caller: Caller, action: str, *, reqid: str, script: str, submitter: Submitter) -> bool:
+        """Whether the caller may know of an object; False if the hook says in so many words that not.
+
+        A hook that fails, and one that finds the credentials themselves bad, is a denial like any
+        other: only exit codes 1 and 3 are judgements of this object.
+
+        Raises: DeniedError; PayloadError.
+        """
+        if self._settings.hook is None:
+            self._check_without_hook(caller, action)
+            return True
+        question = self._question(caller, action, submitter)
+        verdict = self._ask(self._settings.hook, replace(question, reqid=reqid, script=script))
+        if verdict.cause in ("exit 1", "exit 3"):
+            return False
+        if not verdict.is_allowed:
+            raise DeniedError(verdict.code, verdict.reason)
+        return True
 
     def forwarded_token(self, caller: Caller) -> str:
         """The token that agents get with a run of this caller; empty where it must not go on."""
@@ -146,12 +149,28 @@ class Authority:
             raise DeniedError(DENIED, "denied", NO_HOOK_DETAIL)
         self._settings.token_check(caller, action)
 
+    def _question(self, caller: Caller, action: str, submitter: Submitter) -> HookQuestion:
+        return HookQuestion(
+            action=action,
+            timestamp=iso_z(utc_now()),
+            username=caller.username,
+            token="" if caller.auth == "token" else caller.token,
+            source_ip=caller.source_ip,
+            dispatcher=self._settings.dispatcher,
+            dispatcher_serial=self._settings.dispatcher_serial(),
+            submitter=submitter.username,
+            submitter_ip=submitter.source_ip,
+            via=caller.via,
+            auth=caller.auth,
+        )
+
     def _ask(self, hook: Callable[[], HookSettings], question: HookQuestion) -> HookVerdict:
         try:
-            settings = hook()
+            verdict = ask_hook(hook(), question)
         except ConfigError as error:
-            return HookVerdict(DENIED, str(error), 0.0)
-        return ask_hook(settings, question)
+            verdict = HookVerdict(DENIED, str(error), 0.0)
+        self._note(question, verdict)
+        return verdict
 
     def _note(self, question: HookQuestion, verdict: HookVerdict) -> None:
         facts = {

@@ -1,0 +1,178 @@
+"""The dispatcher: its parts, put together in one place from one configuration.
+
+Owns the wiring and nothing else. Each part is made when it is first asked for, so that a command
+that needs one of them pays for one of them.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ctrl_exec.common import clock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ctrl_exec.common.hook import HookSettings
+    from ctrl_exec.common.log import Log
+    from ctrl_exec.config import Config
+    from ctrl_exec.services.agent_client import AgentClient
+    from ctrl_exec.services.authority import Authority, Caller
+    from ctrl_exec.services.locks import ScriptLocks
+    from ctrl_exec.services.registry import Registry
+    from ctrl_exec.services.results import ResultStore
+    from ctrl_exec.services.transport import Transport
+
+_CERTIFICATE_LIMIT_BYTES = 1 << 20
+
+
+class Dispatcher:
+    """The parts that operations work with.
+
+    `environment` is the process's own, for the auth hook's `auth_hook_env`; `token_check` is where
+    the task layer's tokens come in; `transport` replaces the network in tests; `clock` gives the
+    epoch second.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        log: Log,
+        *,
+        environment: Mapping[str, str],
+        transport: Transport | None = None,
+        token_check: Callable[[Caller, str], None] | None = None,
+        clock: Callable[[], int] = clock.epoch_now,
+    ) -> None:
+        self.config = config
+        self.log = log
+        self.clock = clock
+        self._environment = environment
+        self._transport = transport
+        self._token_check = token_check
+        self._registry: Registry | None = None
+        self._authority: Authority | None = None
+        self._locks: ScriptLocks | None = None
+        self._results: ResultStore | None = None
+        self._agents: AgentClient | None = None
+
+    @property
+    def registry(self) -> Registry:
+        """Which agents are paired."""
+        if self._registry is None:
+            from ctrl_exec.services.registry import Registry
+
+            config = self.config
+            owner, contact_owner = _owners(config)
+            self._registry = Registry(
+                config.agents_dir,
+                config.revoked_path,
+                config.contacts_dir,
+                owner=owner,
+                contact_owner=contact_owner,
+            )
+        return self._registry
+
+    @property
+    def authority(self) -> Authority:
+        """Who may do what."""
+        if self._authority is None:
+            from ctrl_exec.services.authority import Authority, AuthoritySettings
+
+            config = self.config
+            settings = AuthoritySettings(
+                hook=self._hook_settings if config.auth_hook else None,
+                default=config.api_auth_default,
+                forwards_token=config.forward_token != "never",
+                dispatcher=config.dispatcher_id,
+                dispatcher_serial=lambda: identity_serial(config.cert_path),
+                token_check=self._token_check,
+            )
+            self._authority = Authority(settings, self.log)
+        return self._authority
+
+    @property
+    def locks(self) -> ScriptLocks:
+        """The locks on (host, script)."""
+        if self._locks is None:
+            from ctrl_exec.services.locks import ScriptLocks
+
+            self._locks = ScriptLocks(self.config.locks_dir)
+        return self._locks
+
+    @property
+    def results(self) -> ResultStore:
+        """The run records."""
+        if self._results is None:
+            from ctrl_exec.services.results import ResultStore
+
+            self._results = ResultStore(self.config.runs_dir, self.config.run_retention)
+        return self._results
+
+    @property
+    def agents(self) -> AgentClient:
+        """What speaks with the agents."""
+        if self._agents is None:
+            self._agents = self._open_agents()
+        return self._agents
+
+    def _hook_settings(self) -> HookSettings:
+        """The hook as configured now; its environment file is read at each question. Raises: ConfigError."""
+        from ctrl_exec.common.hook import HookSettings, hook_environment
+
+        config = self.config
+        return HookSettings(
+            path=config.auth_hook,
+            timeout_s=config.auth_hook_timeout,
+            environment=hook_environment(
+                config.auth_hook_env, config.auth_hook_env_file, self._environment, _home()
+            ),
+            passes_large_on_stdin=config.auth_hook_large == "stdin",
+        )
+
+
+def open_dispatcher(
+    config: Config,
+    log: Log,
+    *,
+    environment: Mapping[str, str] | None = None,
+    transport: Transport | None = None,
+    token_check: Callable[[Caller, str], None] | None = None,
+) -> Dispatcher:
+    """The dispatcher of a configuration; opens nothing yet."""
+    inherited = dict(os.environ) if environment is None else environment
+    return Dispatcher(config, log, environment=inherited, transport=transport, token_check=token_check)
+
+
+def _owners(config: Config) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+    """Who gets what root writes to the registry: records are root's, contacts the service user's."""
+    if os.geteuid() != 0 or not config.service_user:
+        return None, None
+    from ctrl_exec.common.process import account_of
+
+    uid, gid = account_of(config.service_user, config.service_group)
+    return (0, gid), (uid, gid)
+
+
+def identity_serial(path: str) -> str:
+    """The serial of the certificate in a PEM file in lower-case hex; empty if there is none."""
+    from ctrl_exec.common.certificate import parse_certificate, pem_to_der
+    from ctrl_exec.common.errors import CtrlExecError
+    from ctrl_exec.common.files import read_bounded
+
+    try:
+        pem = read_bounded(path, _CERTIFICATE_LIMIT_BYTES, follow=True)
+        return parse_certificate(pem_to_der(pem.decode("ascii"))).serial
+    except (OSError, CtrlExecError, UnicodeDecodeError):
+        return ""
+
+
+def _home() -> str:
+    """The home directory of the user we run as, from the user database."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:
+        return "/"

@@ -1,0 +1,310 @@
+"""The carrier: the one process that holds a run's locks and writes its record.
+
+Owns the life of a run from the first contact to the last word: dispatching, keeping what is heard,
+asking again for what is not, finishing. It can be left and gone on with in a detached process,
+which inherits locks and record by fork. Must not know who asked for the run or how it is shown.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from contextlib import suppress
+
+from ctrl_exec.common.clock import monotonic
+from ctrl_exec.common.errors import StorageError
+from ctrl_exec.common.process import detach
+from ctrl_exec.common.value import replace
+from ctrl_exec.operations.output import OutputBudget
+from ctrl_exec.operations.report import report_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from ctrl_exec.common.messages import HostResult, RunCommand
+    from ctrl_exec.dispatcher import Dispatcher
+    from ctrl_exec.operations.report import RunReport
+    from ctrl_exec.services.locks import HeldLocks
+    from ctrl_exec.services.records import RunRecord
+    from ctrl_exec.services.results import RunJournal
+    from ctrl_exec.services.targets import Target
+    from ctrl_exec.services.transport import Interrupt
+
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 60.0
+# a request that was cut off may still be in the agent's queue: only after this is "unknown" the truth
+MISSED_GRACE_S = 10
+BROKEN = "the connection broke before the answer came"
+
+
+class Pause:
+    """Waits, and says whether the interrupt came meanwhile."""
+
+    def __init__(self, interrupt: Interrupt | None = None) -> None:
+        self._interrupt = interrupt
+
+    def __call__(self, seconds: float) -> bool:
+        deadline = monotonic() + seconds
+        watched = set(self._interrupt.fds) if self._interrupt else set()
+        while True:
+            if self._interrupt is not None and self._interrupt.is_set():
+                return True
+            left_s = deadline - monotonic()
+            if left_s <= 0:
+                return False
+            # a descriptor that is readable for another reason would keep us spinning
+            watched -= _readable(watched, left_s)
+
+
+def _readable(fds: Iterable[int], within_s: float) -> set[int]:
+    poller = select.poll()
+    for fd in fds:
+        poller.register(fd, select.POLLIN | select.POLLRDHUP)
+    return {fd for fd, _ in poller.poll(max(1, int(within_s * 1000)))}
+
+
+class Carrier:
+    """Carries one run in this process.
+
+    `targets` are the hosts that can still be reached by the registry. Without a `command` (taken
+    over from a dead carrier) nothing is ever dispatched, only asked for.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        journal: RunJournal,
+        targets: Sequence[Target],
+        *,
+        locks: HeldLocks | None = None,
+        command: RunCommand | None = None,
+        read_timeout_s: float | None = None,
+    ) -> None:
+        self.dispatcher = dispatcher
+        self._journal = journal
+        self._targets = {target.name: target for target in targets}
+        self._locks = locks
+        self._command = command
+        self._read_timeout_s = read_timeout_s or dispatcher.config.read_timeout
+        self._budget = OutputBudget(dispatcher.config.max_run_output, journal.record.encoding)
+        self._undispatched = set(self._targets) if command is not None else set()
+        self._has_storage = True
+
+    @property
+    def record(self) -> RunRecord:
+        """The record as it stands."""
+        return self._journal.record
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every host has said its last word."""
+        return not self._journal.pending
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """The descriptors that a detached carrier goes on with."""
+        return (*self._journal.fds, *(self._locks.fds if self._locks else ()))
+
+    def dispatch(
+        self, interrupt: Interrupt | None = None, on_result: Callable[[HostResult], None] | None = None
+    ) -> None:
+        """Give the command to every host that has not had it, and keep the answers as they come.
+
+        Where a connection broke after the command was sent, the agent is asked once what became of it.
+        """
+        if self._command is None or not self._undispatched:
+            return
+        targets = [target for name, target in self._targets.items() if name in self._undispatched]
+        self._undispatched = set()
+        heard = self.dispatcher.agents.run(
+            targets, self._command, read_timeout_s=self._read_timeout_s, interrupt=interrupt
+        )
+        for result in heard:
+            kept = self._keep(_still_open(result))
+            if on_result is not None:
+                on_result(kept)
+        if interrupt is None or not interrupt.is_set():
+            self._ask_broken(on_result)
+
+    def _ask_broken(self, on_result: Callable[[HostResult], None] | None) -> None:
+        broken = [
+            name for name in self._journal.pending if self._journal.result_of(name).error.startswith(BROKEN)
+        ]
+        if not broken:
+            return
+        self.ask(broken)
+        for name in broken:
+            result = self._journal.result_of(name)
+            if result.is_final and on_result is not None:
+                on_result(result)
+
+    def ask(self, names: Iterable[str] | None = None, *, within_s: float | None = None) -> None:
+        """Ask the agents of unfinished hosts what became of the run, once."""
+        wanted = set(self._journal.pending if names is None else names)
+        targets = [target for name, target in self._targets.items() if name in wanted]
+        record = self._journal.record
+        heard = self.dispatcher.agents.result(
+            targets, record.reqid, record.script, encoding=record.encoding, within_s=within_s
+        )
+        for result in heard:
+            if result.state == "pending":
+                self._keep_missed(result)
+            elif result.is_final and result.state != "unreachable":
+                self._keep(result)
+        for name in wanted - set(self._targets):
+            self._lose(name, "no longer registered")
+
+    def _keep_missed(self, result: HostResult) -> None:
+        """The agent does not know the run: perhaps not yet, then never."""
+        now = self.dispatcher.clock()
+        try:
+            since = self._journal.note_missed(result.host, now)
+        except StorageError as error:
+            self._complain(error)
+            return
+        if now - since < MISSED_GRACE_S:
+            return
+        was_answered = self._journal.result_of(result.host).state != "pending"
+        if self._command is not None and not was_answered and not result.error:
+            self._undispatched.add(result.host)
+        else:
+            self._lose(result.host, "the agent has no record of this run")
+
+    def _lose(self, name: str, reason: str) -> None:
+        known = self._journal.result_of(name)
+        if not known.is_final:
+            self._keep(replace(known, state="lost", exit=-1, error=reason))
+
+    def _keep(self, result: HostResult) -> HostResult:
+        kept = self._budget.take(result)
+        try:
+            self._journal.note(kept)
+        except StorageError as error:
+            self._complain(error)
+        if kept.is_final and self._locks is not None:
+            self._locks.release(kept.host)
+        self.dispatcher.log.info(
+            "run",
+            reqid=self._journal.reqid,
+            host=kept.host,
+            script=kept.script,
+            exit=kept.exit if kept.exit is not None else -1,
+            state=kept.state,
+            rtt=f"{kept.rtt_ms}ms",
+            error=kept.error or None,
+        )
+        return kept
+
+    def _complain(self, error: StorageError) -> None:
+        """Say once that the record can't grow; the run goes on, its results are kept in memory."""
+        if self._has_storage:
+            self.dispatcher.log.error("run", reqid=self._journal.reqid, error=str(error))
+        self._has_storage = False
+
+    def carry_on(self) -> None:
+        """Go on until every host is final or the deadline of runs makes the rest lost; then finish."""
+        pause_s = FIRST_PAUSE_S
+        wait = Pause()
+        try:
+            while True:
+                self.dispatch()
+                if self._is_overdue():
+                    self._lose_rest()
+                if self.is_finished:
+                    self.finish()
+                    return
+                wait(pause_s)
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+                self.ask()
+        except BaseException as error:
+            self.leave(f"{type(error).__name__}: {error}")
+            raise
+
+    def _is_overdue(self) -> bool:
+        config = self.dispatcher.config
+        return self.dispatcher.clock() - self._journal.record.created >= config.run_deadline
+
+    def _lose_rest(self) -> None:
+        for name in self._journal.pending:
+            self._lose(name, f"no answer within {self.dispatcher.config.run_deadline}s")
+
+    def close_overdue(self) -> None:
+        """Make lost what is unfinished beyond the deadline of runs."""
+        if self._is_overdue():
+            self._lose_rest()
+
+    def finish(self, state: str = "completed") -> RunRecord:
+        """Write the end of the run and let everything go; on a full disk the end is written later.
+
+        The record then stays unfinished on disk and is completed by recovery; what is given back is
+        the end all the same.
+        """
+        try:
+            record = self._journal.finish(state, self.dispatcher.clock())
+        except StorageError as error:
+            self._complain(error)
+            record = replace(
+                self._journal.record, state=state, complete=True, completed=self.dispatcher.clock()
+            )
+        self.close()
+        return record
+
+    def give_up(self, state: str, reason: str) -> None:
+        """End a run of which nothing was dispatched."""
+        for name in self._journal.pending:
+            self._keep(replace(self._journal.result_of(name), state="cancelled", exit=-1, error=reason))
+        self.finish(state)
+
+    def leave(self, reason: str) -> None:
+        """Let the run go unfinished; whoever asks for it takes it over."""
+        if self._journal.is_open:
+            self.dispatcher.log.error("run", reqid=self._journal.reqid, error=f"carrier left: {reason}")
+        self.close()
+
+    def close(self) -> None:
+        """Let record and locks go for good."""
+        if self._journal.is_open and self._locks is not None:
+            self.dispatcher.log.info("lock-release", reqid=self._journal.reqid, script=self._locks.script)
+        self.hand_over()
+
+    def hand_over(self) -> None:
+        """Close record and locks in this process; one that inherited them keeps them."""
+        self._journal.close()
+        if self._locks is not None:
+            self._locks.close()
+
+
+def _still_open(result: HostResult) -> HostResult:
+    """A connection that broke after the command was sent says nothing of the script."""
+    if result.state != "lost":
+        return result
+    return replace(result, state="running", error=f"{BROKEN} ({result.error})")
+
+
+def detach_carrier(carrier: Carrier, *, keeps_stderr: bool) -> RunReport:
+    """Go on with the run in a detached process, and let it go in this one; gives what is known.
+
+    The other process keeps no descriptor but those of the run (a client would wait for the end of a
+    connection that it holds), and standard error only where the log goes there.
+
+    Raises: ProgramError if no process can be made; the run is then still carried here.
+    """
+    report = report_of(carrier.record)
+    dispatcher = carrier.dispatcher
+    keep_stderr = keeps_stderr and dispatcher.config.log_target == "stderr"
+    kept = {0, 1, 2, *carrier.fds}
+
+    def work() -> None:
+        dispatcher.log.close()
+        carrier.carry_on()
+
+    detach(work, close=_open_fds() - kept, keep_stderr=keep_stderr)
+    carrier.hand_over()
+    return report
+
+
+def _open_fds() -> set[int]:
+    with suppress(OSError):
+        return {int(name) for name in os.listdir("/proc/self/fd")}
+    return set()

@@ -1,0 +1,133 @@
+"""What became of a run: asked by a caller, or looked after when its carrier is gone.
+
+Owns the rule that a record is never left to a dead carrier: whoever asks, and the scheduler each
+minute, takes it over, asks the agents, and completes it or says `interrupted` with what is known.
+"""
+
+from __future__ import annotations
+
+from ctrl_exec.common.errors import StorageError, UnknownRunError
+from ctrl_exec.common.names import check_reqid
+from ctrl_exec.common.value import value
+from ctrl_exec.operations.carrier import Carrier
+from ctrl_exec.operations.report import RunReport, report_of
+from ctrl_exec.services.authority import Submitter
+from ctrl_exec.services.targets import Target
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ctrl_exec.dispatcher import Dispatcher
+    from ctrl_exec.services.authority import Caller
+    from ctrl_exec.services.records import RunRecord
+    from ctrl_exec.services.results import RunJournal
+
+__all__ = ["Recovery", "RunReport", "purge", "recover", "status", "sweep", "unfinished"]
+
+
+@value
+class Recovery:
+    """What a round of recovery came to: runs completed, still unfinished, or in other hands."""
+
+    completed: int = 0
+    unfinished: int = 0
+    carried: int = 0
+
+
+def status(dispatcher: Dispatcher, caller: Caller, reqid: str) -> RunReport:
+    """The run as it stands; one without a carrier is taken over first.
+
+    The hook is asked with the stored submitter. A run that the caller may not see is unknown to it.
+
+    Raises: InvalidNameError; DeniedError; UnknownRunError; StorageError.
+    """
+    check_reqid(reqid)
+    record = dispatcher.results.load(reqid)
+    submitter = Submitter(record.submitter, record.submitter_ip) if record else Submitter()
+    may_see = dispatcher.authority.sees(
+        caller, "status", reqid=reqid, script=record.script if record else "", submitter=submitter
+    )
+    if record is None or not may_see:
+        raise UnknownRunError(reqid)
+    if not record.complete and not dispatcher.results.is_carried(reqid):
+        record = _take_over(dispatcher, reqid) or dispatcher.results.load(reqid) or record
+    return report_of(record)
+
+
+def unfinished(dispatcher: Dispatcher) -> tuple[RunReport, ...]:
+    """All runs that are not complete, oldest first. Raises: StorageError."""
+    found = [record for record in _load_unfinished(dispatcher) if not record.complete]
+    return tuple(report_of(record) for record in sorted(found, key=lambda each: (each.created, each.reqid)))
+
+
+def _load_unfinished(dispatcher: Dispatcher) -> Iterator[RunRecord]:
+    for reqid in dispatcher.results.unfinished():
+        try:
+            record = dispatcher.results.load(reqid)
+        except StorageError as error:
+            dispatcher.log.error("run", reqid=reqid, error=str(error))
+            continue
+        if record is not None:
+            yield record
+
+
+def recover(dispatcher: Dispatcher) -> Recovery:
+    """Take over every unfinished run that has no carrier, once round. Raises: StorageError."""
+    completed = left = carried = 0
+    for reqid in dispatcher.results.unfinished():
+        try:
+            record = _take_over(dispatcher, reqid)
+        except StorageError as error:
+            dispatcher.log.error("run", reqid=reqid, error=str(error))
+            left += 1
+            continue
+        if record is None:
+            carried += 1
+        elif record.complete:
+            completed += 1
+        else:
+            left += 1
+    return Recovery(completed, left, carried)
+
+
+def _take_over(dispatcher: Dispatcher, reqid: str) -> RunRecord | None:
+    """Become its carrier for one round of questions; None if it has a carrier or needs none."""
+    journal = dispatcher.results.adopt(reqid)
+    if journal is None:
+        return None
+    carrier = Carrier(dispatcher, journal, _targets(dispatcher, journal))
+    try:
+        carrier.ask(within_s=dispatcher.config.discovery_timeout)
+        carrier.close_overdue()
+        if not carrier.is_finished:
+            return journal.write("interrupted")
+        was_cut_off = any(result.state == "lost" for result in journal.record.results)
+        return carrier.finish("interrupted" if was_cut_off else "completed")
+    finally:
+        carrier.close()
+
+
+def _targets(dispatcher: Dispatcher, journal: RunJournal) -> tuple[Target, ...]:
+    """The pending hosts that are still registered, on the ports they were reached at."""
+    ports = dict(journal.record.ports)
+    found = []
+    for name in journal.pending:
+        record = dispatcher.registry.find(name)
+        if record is not None:
+            found.append(Target(name, ports.get(name, record.port), record))
+    return tuple(found)
+
+
+def purge(dispatcher: Dispatcher) -> int:
+    """Remove the records whose retention is over; gives how many. Raises: StorageError."""
+    count = dispatcher.results.purge(dispatcher.clock())
+    dispatcher.log.info("purge", runs=count)
+    return count
+
+
+def sweep(dispatcher: Dispatcher) -> int:
+    """Put right what crashes left among the records; gives how many things. Raises: StorageError."""
+    count = dispatcher.results.sweep()
+    dispatcher.log.info("purge", repaired=count)
+    return count

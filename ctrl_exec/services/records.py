@@ -1,0 +1,147 @@
+"""What is kept of a run, as a value and as the JSON document on disk.
+
+Owns the fields of a record, their codec, and how the lines of an event log add to it. Opens no file.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+
+from ctrl_exec.common.errors import CtrlExecError, MessageError
+from ctrl_exec.common.messages import HostResult, integer_of, read_object, text_of, texts_of
+from ctrl_exec.common.names import check_reqid
+from ctrl_exec.common.value import field, replace, value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+STATES = ("running", "completed", "cancelled", "interrupted")
+MODES = ("sync", "async")
+
+
+@value
+class RunRecord:
+    """One run as it is stored.
+
+    `results` holds one entry for each of `hosts`, in their order. `ports` names the hosts whose port
+    is not the registry's. `missed` tells since when (epoch) an agent says it does not know the run.
+    `submitter` and its address are for the auth hook and never shown.
+    """
+
+    reqid: str
+    script: str
+    hosts: tuple[str, ...]
+    args: tuple[str, ...] = ()
+    mode: str = "sync"
+    state: str = "running"
+    complete: bool = False
+    created: int = 0
+    completed: int | None = None
+    results: tuple[HostResult, ...] = ()
+    expanded: bool = False
+    encoding: str = "utf-8"
+    ports: tuple[tuple[str, int], ...] = ()
+    submitter: str = ""
+    submitter_ip: str = ""
+    missed: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """The hosts whose last word is still to come."""
+        return tuple(each.host for each in self.results if not each.is_final)
+
+
+def new_record(reqid: str, script: str, hosts: tuple[str, ...], **facts: Any) -> RunRecord:
+    """A record of a run of which nothing has happened yet: every host is pending."""
+    results = tuple(HostResult(host, script, "pending", reqid=reqid) for host in hosts)
+    return RunRecord(reqid=reqid, script=script, hosts=hosts, results=results, **facts)
+
+
+def encode_record(record: RunRecord) -> dict[str, Any]:
+    """The record as the JSON document on disk; the short fields come first."""
+    document: dict[str, Any] = {
+        "reqid": record.reqid,
+        "script": record.script,
+        "args": list(record.args),
+        "mode": record.mode,
+        "state": record.state,
+        "complete": record.complete,
+        "created": record.created,
+    }
+    if record.completed is not None:
+        document["completed"] = record.completed
+    return document | {
+        "submitter": {"username": record.submitter, "source_ip": record.submitter_ip},
+        "expanded": record.expanded,
+        "encoding": record.encoding,
+        "ports": dict(record.ports),
+        "hosts": list(record.hosts),
+        "pending": list(record.pending),
+        "results": [each.as_json() for each in record.results],
+    }
+
+
+def decode_record(document: Any) -> RunRecord:
+    """The record from its JSON document; a host without a result is pending. Raises: MessageError."""
+    found = read_object(document, "record")
+    submitter = read_object(found.get("submitter") or {}, "submitter")
+    ports = read_object(found.get("ports") or {}, "ports")
+    hosts = texts_of(found, "hosts") or ()
+    reqid, script = check_reqid(found.get("reqid")), text_of(found, "script")
+    known = {each.host: each for each in _results(found.get("results"))}
+    completed = found.get("completed")
+    return RunRecord(
+        reqid=reqid,
+        script=script,
+        hosts=hosts,
+        args=texts_of(found, "args") or (),
+        mode=_one_of(found, "mode", MODES),
+        state=_one_of(found, "state", STATES),
+        complete=bool(found.get("complete")),
+        created=integer_of(found, "created", 0),
+        completed=None if completed is None else integer_of(found, "completed", 0),
+        results=tuple(known.get(host) or HostResult(host, script, "pending", reqid=reqid) for host in hosts),
+        expanded=bool(found.get("expanded")),
+        encoding=text_of(found, "encoding", "utf-8"),
+        ports=tuple((host, integer_of(ports, host, 0)) for host in ports),
+        submitter=text_of(submitter, "username", ""),
+        submitter_ip=text_of(submitter, "source_ip", ""),
+    )
+
+
+def _results(found: Any) -> Iterator[HostResult]:
+    if not isinstance(found, list):
+        raise MessageError("results: expected an array", field="results")
+    for each in found:
+        yield HostResult.from_json(each)
+
+
+def _one_of(found: dict[str, Any], key: str, allowed: tuple[str, ...]) -> str:
+    given = text_of(found, key)
+    if given not in allowed:
+        raise MessageError(f"{key}: {given[:40]!a} is none of {', '.join(allowed)}", field=key)
+    return given
+
+
+def merge_events(record: RunRecord, lines: Iterable[bytes]) -> RunRecord:
+    """The record with the events added; lines that are torn or strange are passed over.
+
+    The last word on a host wins, but nothing follows a final one.
+    """
+    results = {each.host: each for each in record.results}
+    missed: dict[str, int] = {}
+    for line in lines:
+        with suppress(ValueError, CtrlExecError, RecursionError):
+            event = read_object(json.loads(line), "event")
+            if "missed" in event:
+                missed.setdefault(text_of(event, "missed"), integer_of(event, "at", 0))
+                continue
+            heard = HostResult.from_json(event.get("result"))
+            known = results.get(heard.host)
+            if known is not None and not known.is_final:
+                results[heard.host] = heard
+                missed.pop(heard.host, None)
+    return replace(record, results=tuple(results[host] for host in record.hosts), missed=missed)
