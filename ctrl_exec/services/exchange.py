@@ -170,6 +170,9 @@ class Exchange:
         except CertificateError as error:
             self.fail("refused", str(error), now)
             return False
+        if self._certificate.fingerprint in self.call.revoked:
+            self.fail("refused", "certificate revoked", now)
+            return False
         if self.call.fingerprint not in (None, self._certificate.fingerprint):
             self.fail("refused", "certificate of another agent", now)
             return False

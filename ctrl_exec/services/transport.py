@@ -27,7 +27,7 @@ class Call:
     `key` comes back in the answer. `host` is a name or an IP literal. `fingerprint` is the key the
     peer must show before a byte of the request leaves; None takes any certificate of the CA.
     `read_timeout_s` is patience with silence; `deadline` is a moment of `time.monotonic()` by which
-    all must be over.
+    all must be over. A peer whose key is among the `revoked` is refused.
     """
 
     key: str
@@ -39,6 +39,7 @@ class Call:
     read_timeout_s: float = 60.0
     deadline: float | None = None
     method: str = "POST"
+    revoked: frozenset[str] = frozenset()
 
 
 @value

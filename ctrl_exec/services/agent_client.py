@@ -1,0 +1,256 @@
+"""Speaking with agents: requests of the wire out, results in, one for each agent asked.
+
+Owns how a request looks and how patient we are. Every outcome is a value; an agent that fails, lies
+or is not there is its own result and nobody else's. Must not know who asks or why, nor how bytes
+travel (`transport`).
+"""
+
+from __future__ import annotations
+
+import time
+
+import ctrl_exec
+from ctrl_exec.common.messages import RunCommand, encode, encode_run
+from ctrl_exec.common.names import check_reqid
+from ctrl_exec.common.value import replace, value
+from ctrl_exec.services import agent_answers as answers
+from ctrl_exec.services.agent_answers import CapabilitiesReport, OutputBudget, PingResult, Reply
+from ctrl_exec.services.transport import Call
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Protocol
+
+    from ctrl_exec.common.certificate import Certificate
+    from ctrl_exec.common.messages import HostResult
+    from ctrl_exec.services.transport import Interrupt, Transport
+
+    class Record(Protocol):
+        """What is known of an agent; `services.registry.AgentRecord` is one."""
+
+        @property
+        def address(self) -> str:
+            """The name or address to dial."""
+
+        @property
+        def fingerprint(self) -> str:
+            """The SHA-256 of its key, empty if that is still to be learnt."""
+
+    class Target(Protocol):
+        """Whom to ask; `services.targets.Target` is one."""
+
+        @property
+        def name(self) -> str:
+            """The registered name, which results carry."""
+
+        @property
+        def port(self) -> int:
+            """The port to dial."""
+
+        @property
+        def record(self) -> Record:
+            """Its registry record."""
+
+
+__all__ = ["AgentClient", "CapabilitiesReport", "ClientSettings", "OutputBudget", "PingResult", "Reply"]
+
+_SMALL_ANSWER_BYTES = 1 << 20
+_CAPABILITIES_BYTES = 8 << 20  # ten thousand scripts, and some of them with their schema
+# a byte of output takes at most six characters of JSON (\\u0000); there are two streams
+_CHARS_A_BYTE = 12
+
+
+@value
+class ClientSettings:
+    """How patient, and how much of one agent's output is taken.
+
+    `max_output_bytes` is what an agent keeps of each stream. `run_deadline_s` bounds a whole run,
+    however alive the connection looks.
+    """
+
+    read_timeout_s: float = 60.0
+    run_deadline_s: float = 86_400.0
+    max_output_bytes: int = 10 << 20
+
+
+@value
+class Question:
+    """One request, the same for all agents."""
+
+    method: str
+    path: str
+    document: bytes = b""
+    limit_bytes: int = _SMALL_ANSWER_BYTES
+    read_timeout_s: float = 60.0
+    deadline: float | None = None
+
+    def as_bytes(self) -> bytes:
+        """The whole HTTP request; one object for all hosts, for arguments may be half a megabyte."""
+        lines = [
+            f"{self.method} {self.path} HTTP/1.1",
+            "Host: agent",
+            f"User-Agent: ctrl-exec/{ctrl_exec.__version__}",
+            "Accept: application/json",
+            "Connection: close",
+        ]
+        if self.method == "POST":
+            lines += ["Content-Type: application/json", f"Content-Length: {len(self.document)}"]
+        return "\r\n".join([*lines, "", ""]).encode("ascii") + self.document
+
+
+class AgentClient:
+    """Asks agents over a transport.
+
+    `revoked` gives the fingerprints of revoked keys, with which nobody is spoken. `learn` is told the
+    certificate of an agent whose key was not yet recorded, once it has proven itself.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        settings: ClientSettings,
+        *,
+        revoked: Callable[[], frozenset[str]] = frozenset,
+        learn: Callable[[str, Certificate], object] | None = None,
+    ) -> None:
+        self._transport = transport
+        self._settings = settings
+        self._revoked = revoked
+        self._learn = learn
+
+    def run(
+        self,
+        targets: Sequence[Target],
+        command: RunCommand,
+        *,
+        read_timeout_s: float | None = None,
+        interrupt: Interrupt | None = None,
+    ) -> Iterator[HostResult]:
+        """Run the command on each; results as they come, fewer only when interrupted.
+
+        A result in state `running` has an error and no output: the request went out and no answer
+        came, so the agent is to be asked again (`result`). `accepted` answers `is_async`.
+        """
+        if command.encoding == "base64":
+            able: list[Target] = []
+            yield from self._sort_out(targets, command, able, interrupt)
+            targets = able
+        question = Question(
+            "POST",
+            "/run",
+            document=encode_run(command),
+            limit_bytes=self._output_limit_bytes,
+            read_timeout_s=self._settings.read_timeout_s if read_timeout_s is None else read_timeout_s,
+            deadline=time.monotonic() + self._settings.run_deadline_s,
+        )
+        for reply in self.ask(targets, question, interrupt):
+            yield answers.run_result(reply, command.script, command.reqid, command.encoding)
+
+    def ping(
+        self,
+        targets: Sequence[Target],
+        reqid: str,
+        *,
+        read_timeout_s: float | None = None,
+        interrupt: Interrupt | None = None,
+    ) -> Iterator[PingResult]:
+        """Whether each answers."""
+        patience_s = self._settings.read_timeout_s if read_timeout_s is None else read_timeout_s
+        question = Question("POST", "/ping", document=encode({"reqid": reqid}), read_timeout_s=patience_s)
+        for reply in self.ask(targets, question, interrupt):
+            yield answers.ping_result(reply)
+
+    def capabilities(
+        self, targets: Sequence[Target], *, timeout_s: float, interrupt: Interrupt | None = None
+    ) -> Iterator[CapabilitiesReport]:
+        """What each may run; all of it within the time."""
+        question = Question(
+            "GET",
+            "/capabilities",
+            limit_bytes=_CAPABILITIES_BYTES,
+            read_timeout_s=timeout_s,
+            deadline=time.monotonic() + timeout_s,
+        )
+        for reply in self.ask(targets, question, interrupt):
+            yield answers.capabilities_report(reply)
+
+    def result(
+        self,
+        targets: Sequence[Target],
+        reqid: str,
+        script: str,
+        *,
+        encoding: str | None = None,
+        interrupt: Interrupt | None = None,
+    ) -> Iterator[HostResult]:
+        """What has become of a run on each; state `running` as long as that is not certain."""
+        question = Question(
+            "GET",
+            f"/result/{check_reqid(reqid)}",
+            limit_bytes=self._output_limit_bytes,
+            read_timeout_s=self._settings.read_timeout_s,
+        )
+        for reply in self.ask(targets, question, interrupt):
+            yield answers.polled_result(reply, script, reqid, encoding)
+
+    def ask(
+        self, targets: Sequence[Target], question: Question, interrupt: Interrupt | None = None
+    ) -> Iterator[Reply]:
+        """The question to each target, and its decoded answer; what all others are made of."""
+        request = question.as_bytes()
+        revoked = self._revoked()
+        known = {target.name: target for target in targets}
+        calls = []
+        for target in targets:
+            if target.record.fingerprint in revoked:
+                yield Reply(target.name, "refused", error="certificate revoked")
+            else:
+                calls.append(_call(target, question, request, revoked))
+        for answer in self._transport.send(calls, interrupt):
+            if answer.failure is None and answer.certificate is not None:
+                self._note_key(known[answer.key], answer.certificate)
+            yield answers.read_reply(answer.key, answer)
+
+    def _note_key(self, target: Target, certificate: Certificate) -> None:
+        if self._learn is not None and not target.record.fingerprint:
+            self._learn(target.name, certificate)
+
+    def _sort_out(
+        self,
+        targets: Sequence[Target],
+        command: RunCommand,
+        able: list[Target],
+        interrupt: Interrupt | None,
+    ) -> Iterator[HostResult]:
+        """Put those that can give exact bytes into `able`; the others' results say why not."""
+        known = {target.name: target for target in targets}
+        for found in self.ping(targets, command.reqid, interrupt=interrupt):
+            if "base64" in found.features:
+                able.append(known[found.host])
+                continue
+            reply = Reply(found.host, found.state, found.rtt_ms, error=found.error)
+            if found.is_ok:
+                reply = replace(reply, state="failed", error=answers.TOO_OLD_FOR_BASE64)
+            elif found.state in ("timeout", "lost"):  # it was only a ping: nothing runs
+                reply = replace(reply, state="unreachable")
+            yield answers.run_result(reply, command.script, command.reqid, command.encoding)
+
+    @property
+    def _output_limit_bytes(self) -> int:
+        return _CHARS_A_BYTE * self._settings.max_output_bytes + 65536
+
+
+def _call(target: Target, question: Question, request: bytes, revoked: frozenset[str]) -> Call:
+    return Call(
+        key=target.name,
+        host=target.record.address,
+        port=target.port,
+        request=request,
+        fingerprint=target.record.fingerprint or None,
+        limit_bytes=question.limit_bytes,
+        read_timeout_s=question.read_timeout_s,
+        deadline=question.deadline,
+        method=question.method,
+        revoked=revoked,
+    )
