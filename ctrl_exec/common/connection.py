@@ -1,0 +1,200 @@
+"""One accepted connection, plain or TLS, with a deadline on every wait.
+
+Owns the socket from the moment a child has it: handshake, reading, writing, noticing that the peer
+hung up, and closing so that the peer can read the last answer. Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import struct
+import time
+from contextlib import suppress
+
+from ctrl_exec.common.routing import PeerIdentity
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RECEIVE_BYTES = 65536
+_LINGER_S = 2.0
+_LINGER_LIMIT_BYTES = 16 << 20
+_HUNG_UP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+
+
+class Connection:
+    """A connected stream socket; every operation takes a moment of the monotonic clock as its end.
+
+    `remote_ip` is `127.0.0.1` on a Unix socket. All waits raise TimeoutError at their deadline.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._watch: select.epoll | None = None
+        self._has_ended = False
+        self.is_unix = sock.family == socket.AF_UNIX
+        self.remote_ip, self.remote_port = _address(sock.getpeername, self.is_unix)
+        self.local_ip, self.local_port = _address(sock.getsockname, self.is_unix)
+        self.on_wait: Callable[[bool], None] | None = None
+        """Called before each wait for the peer; told whether the wait is for sending."""
+
+    def fileno(self) -> int:
+        """The descriptor of the socket."""
+        return self._socket.fileno()
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether a TLS handshake has begun."""
+        return isinstance(self._socket, ssl.SSLSocket)
+
+    def first_byte(self) -> int | None:
+        """The first byte that waits to be read, without taking it."""
+        try:
+            seen = self._socket.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return None
+        return seen[0] if seen else None
+
+    def handshake(self, context: ssl.SSLContext, deadline: float) -> None:
+        """Become a TLS connection. Raises: ssl.SSLError, OSError, TimeoutError."""
+        wrapped = context.wrap_socket(self._socket, server_side=True, do_handshake_on_connect=False)
+        self._socket = wrapped
+        while True:
+            try:
+                wrapped.do_handshake()
+                return
+            except ssl.SSLWantReadError:
+                self._wait(select.POLLIN, deadline)
+            except ssl.SSLWantWriteError:
+                self._wait(select.POLLOUT, deadline)
+
+    def peer(self) -> PeerIdentity:
+        """What the transport proves about the other end."""
+        if isinstance(self._socket, ssl.SSLSocket):
+            return PeerIdentity(certificate=self._socket.getpeercert(binary_form=True))
+        if self.is_unix:
+            credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            pid, uid, _ = struct.unpack("3i", credentials)
+            return PeerIdentity(unix_uid=uid, unix_pid=pid)
+        return PeerIdentity()
+
+    def receive(self, deadline: float, limit_bytes: int = RECEIVE_BYTES) -> bytes:
+        """The next bytes, empty at the end of the stream. Raises: OSError, TimeoutError."""
+        while True:
+            try:
+                chunk = self._socket.recv(limit_bytes)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                self._wait(select.POLLIN, deadline)
+            except ssl.SSLWantWriteError:
+                self._wait(select.POLLOUT, deadline)
+            else:
+                self._has_ended = not chunk
+                return chunk
+
+    def wait_readable(self, deadline: float, also_fd: int) -> bool:
+        """Whether bytes came before the deadline and before the other descriptor had an event."""
+        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+            return True
+        poller = select.poll()
+        poller.register(self._socket.fileno(), select.POLLIN)
+        poller.register(also_fd, select.POLLIN)
+        ready = {fd for fd, _ in poller.poll(_left_ms(deadline))}
+        return ready == {self._socket.fileno()}
+
+    def send(self, payload: bytes, deadline: float) -> None:
+        """Write every byte. Raises: OSError, TimeoutError."""
+        view = memoryview(payload)
+        while view:
+            try:
+                view = view[self._socket.send(view) :]
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                self._wait(select.POLLOUT, deadline, is_sending=True)
+            except ssl.SSLWantReadError:
+                self._wait(select.POLLIN, deadline, is_sending=True)
+
+    def _wait(self, event: int, deadline: float, *, is_sending: bool = False) -> None:
+        if self.on_wait is not None:
+            self.on_wait(is_sending)
+        poller = select.poll()
+        poller.register(self._socket.fileno(), event)
+        if not poller.poll(_left_ms(deadline)):
+            raise TimeoutError("the peer did not keep its deadline")
+
+    @property
+    def hung_up_fd(self) -> int:
+        """A descriptor that becomes readable when the peer hangs up, and not when it sends."""
+        if self._watch is None:
+            # an epoll set without EPOLLIN: pipelined bytes must not look like a hang-up
+            self._watch = select.epoll()
+            self._watch.register(self._socket.fileno(), _HUNG_UP)
+        return self._watch.fileno()
+
+    def has_hung_up(self) -> bool:
+        """Whether the peer has closed its side."""
+        poller = select.poll()
+        poller.register(self._socket.fileno(), select.POLLRDHUP)
+        return bool(poller.poll(0))
+
+    def finish(self, *, linger: bool = False) -> None:
+        """Say goodbye and close; with `linger`, unread bytes are drained first, for a short time.
+
+        Closing with bytes unread makes the kernel reset the connection, and a reset can take the
+        last answer away from a peer that has not read it yet. Source: RFC 9112 §9.6.
+        """
+        with suppress(OSError, ValueError):
+            self._close_notify()
+            # not close alone: a detached carrier may hold the descriptor too
+            self._socket.shutdown(socket.SHUT_WR)
+            if not self._has_ended and (self._discard() or linger):
+                self._linger(time.monotonic() + _LINGER_S)
+        self._socket.close()
+        if self._watch is not None:
+            self._watch.close()
+
+    def _close_notify(self) -> None:
+        if isinstance(self._socket, ssl.SSLSocket):
+            # one attempt that cannot block; what the peer answers does not matter
+            with suppress(OSError, ValueError):
+                self._socket.unwrap()
+
+    def _discard(self) -> int:
+        """Take what waits unread, without blocking; 0 when there is nothing."""
+        try:
+            chunk = socket.socket.recv(self._socket, RECEIVE_BYTES)  # the raw bytes, below TLS
+        except BlockingIOError:
+            return 0
+        self._has_ended = not chunk
+        return len(chunk)
+
+    def _linger(self, deadline: float) -> None:
+        left_bytes = _LINGER_LIMIT_BYTES
+        with suppress(TimeoutError):
+            while left_bytes > 0 and not self._has_ended:
+                self._wait(select.POLLIN, deadline)
+                left_bytes -= self._discard()
+
+
+def _address(name: Callable[[], object], is_unix: bool) -> tuple[str, int]:
+    if is_unix:
+        return "127.0.0.1", 0
+    try:
+        found = name()
+    except OSError:  # it is gone already
+        return "", 0
+    return plain_address(found)
+
+
+def plain_address(found: object) -> tuple[str, int]:
+    """Address and port of a socket's name, an IPv4 address in IPv6 clothes as what it is."""
+    if not isinstance(found, tuple):
+        return "127.0.0.1", 0
+    ip, port = str(found[0]), int(found[1])
+    return ip.partition("%")[0].removeprefix("::ffff:"), port
+
+
+def _left_ms(deadline: float) -> int:
+    return max(0, int((deadline - time.monotonic()) * 1000 + 0.999))

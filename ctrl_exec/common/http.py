@@ -1,0 +1,592 @@
+"""The forking server: a parent that accepts, limits and forks, and never waits for a client.
+
+Owns the processes: who gets a child, who must wait, who is turned away, and what happens at
+signals. TLS handshake, parsing and all work are the child's, under deadlines. The parent has no
+threads and starts no programs. API, agent and pairing port all serve through it.
+
+    accept ──► admit? ──► has it sent something? ──no──► waiting room (until it has, or head_s)
+                                   │yes
+                                   ▼
+                         room for a child? ──no──► 503, at once
+                                   │yes
+                                   ▼
+                     fork ──► child.serve_connection ──► os._exit
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import select
+import signal
+import socket
+import socketserver
+import sys
+import time
+from contextlib import suppress
+
+from ctrl_exec.common.answer import encode_whole, refusal
+from ctrl_exec.common.child import (
+    EXIT_CRASH,
+    WAITING_STATES,
+    Child,
+    ChildLimits,
+    ServerPipes,
+    serve_connection,
+)
+from ctrl_exec.common.connection import plain_address
+from ctrl_exec.common.conversation import Exchange, Parts, Timing
+from ctrl_exec.common.errors import CtrlExecError
+from ctrl_exec.common.listeners import open_listeners
+from ctrl_exec.common.names import new_reqid
+from ctrl_exec.common.parser import ParserLimits
+from ctrl_exec.common.process import reset_child_signals, use_default_sigchld
+from ctrl_exec.common.service_notify import ServiceNotify
+from ctrl_exec.common.slots import IDLE, WORKING, Slots
+from ctrl_exec.common.value import field, value
+from ctrl_exec.common.waiting_room import WaitingRoom
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Mapping
+    from typing import Any, NoReturn
+
+    from ctrl_exec.common.log import Log
+    from ctrl_exec.common.routing import Request, Response
+
+    Application = Callable[[Request, Child], Response | None]
+
+_ACCEPTS_A_TURN = 128
+_LEAVING_LIMIT = 256
+_LEAVING_S = 1.0
+_EVICTION_GRACE_MS = 250
+"""A handshake or head in flight is no silence: only children that waited this long are ended for
+the half, and younger ones only when no other room is left."""
+_PAUSE_S = 0.05
+_SLOT_CAPACITY = 2048
+_HOUSEKEEPING_S = 60.0
+_OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+def _nothing(*_: object) -> None:
+    """The hook nobody set."""
+
+
+def _admit_all(_remote_ip: str) -> bool:
+    return True
+
+
+@value
+class ServerSettings:
+    """Where a server listens and what it lets in.
+
+    `max_per_ip` is for one address, 0 for no such limit; loopback and the Unix socket are exempt.
+    `keepalive_share_percent`: with more than this share of the children alive, none is kept alive.
+    """
+
+    addresses: tuple[tuple[str, int], ...] = ()
+    unix_socket: str = ""
+    unix_group: str = ""
+    backlog: int = 1024
+    max_children: int = 64
+    max_long: int = 48
+    max_per_ip: int = 0
+    max_waiting: int = 1024
+    keepalive_share_percent: int = 75
+    drain_s: float = 30
+    drain_grace_s: float = 5
+    counter_count: int = 0
+    log_prefix: str = ""
+    limits: ParserLimits = field(default_factory=ParserLimits)
+    timing: Timing = field(default_factory=Timing)
+
+
+@value
+class ServerHooks:
+    """What the program behind a server has to say at certain moments.
+
+    In the parent: `admit(remote_ip)` before anything else; `on_ready(addresses)` once it listens;
+    `on_reload()` at SIGHUP gives the new application and settings (addresses are kept as they are),
+    and raises a CtrlExecError to keep the old; `on_child_exit(remote_ip, status)`, a signal's number
+    negative. In a child: `refuse(status, detail)` makes the answer to what is no request,
+    `note(child, exchange)` logs and counts, `on_tls_failure(remote_ip, reason)`.
+    """
+
+    admit: Callable[[str], bool] = _admit_all
+    on_ready: Callable[[tuple[str, ...]], None] = _nothing
+    on_reload: Callable[[], tuple[Application, ServerSettings]] | None = None
+    on_child_exit: Callable[[str, int], None] = _nothing
+    refuse: Callable[[int, str], Response] = refusal
+    note: Callable[[Child, Exchange], None] = _nothing
+    on_tls_failure: Callable[[str, str], None] = _nothing
+
+
+class _Live:
+    """A child the parent forked and has not reaped."""
+
+    __slots__ = ("index", "is_evicted", "is_refuser", "remote_ip")
+
+    def __init__(self, index: int, remote_ip: str, is_refuser: bool) -> None:
+        self.index = index
+        self.remote_ip = remote_ip
+        self.is_refuser = is_refuser
+        self.is_evicted = False
+
+
+class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
+    """Accepts on all listeners, forks a child a connection, until SIGTERM or SIGINT.
+
+    `application(request, child)` runs in the child and gives the response. `tls()` gives the
+    context, at start and at each reload. `environment` is the program's own (systemd speaks by it).
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        application: Application,
+        *,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+        log: Log,
+        hooks: ServerHooks | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(("", 0), socketserver.BaseRequestHandler)
+        self._settings = settings
+        self._application = application
+        self._tls = tls
+        self._log = log
+        self._hooks = hooks or ServerHooks()
+        self._context = tls() if tls is not None else None
+        # contexts that were replaced stay referenced (CPython CVE-2026-19445)
+        self._old_contexts: list[ssl.SSLContext | None] = []
+        self._environment = dict(environment or {})
+        self._notify = ServiceNotify(self._environment)
+        self._listeners = open_listeners(
+            settings.addresses, settings.unix_socket, settings.unix_group, settings.backlog, self._environment
+        )
+        self._slots = Slots(max(_SLOT_CAPACITY, settings.max_children * 2), settings.counter_count)
+        self._live: dict[int, _Live] = {}
+        self._per_ip: dict[str, int] = {}
+        self._epoll = select.epoll()
+        self._silent = WaitingRoom(self._epoll, settings.max_waiting, settings.timing.head_s)
+        self._leaving = WaitingRoom(self._epoll, _LEAVING_LIMIT, _LEAVING_S)
+        self._wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._retire = os.pipe2(os.O_CLOEXEC)
+        self._drain = os.pipe2(os.O_CLOEXEC)
+        self._pending: set[int] = set()
+        self._stop_deadline: float | None = None
+        self._paused_until: float | None = None
+        self._refused: dict[str, int] = {}
+        self._refused_logged_at = 0.0
+        self._watchdog_at = 0.0
+        self._housekeeping_at = 0.0
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where it listens: `127.0.0.1:7445`, or the path of a Unix socket."""
+        return self._listeners.addresses()
+
+    # -- the loop -------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain; gives when the last child is gone or let go."""
+        self._prepare()
+        self._hooks.on_ready(self.addresses)
+        self._notify.ready()
+        while self._stop_deadline is None:
+            self._turn()
+        while self._live and time.monotonic() < self._stop_deadline:
+            self._turn()
+        os.close(self._drain[1])  # every child sees it: answer with what there is
+        deadline = time.monotonic() + self._settings.drain_grace_s
+        while self._live and time.monotonic() < deadline:
+            self._turn(deadline)
+        self._end_waiting_children()
+
+    def _prepare(self) -> None:
+        use_default_sigchld()
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._remember_signal)
+        signal.set_wakeup_fd(self._wakeup[1], warn_on_full_buffer=False)
+        self._epoll.register(self._wakeup[0], select.EPOLLIN)
+        for listener in self._listeners.sockets:
+            self._epoll.register(listener.fileno(), select.EPOLLIN)
+        # what the children share must not be written to by a collector: that would copy the pages
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+
+    def _remember_signal(self, number: int, _frame: object) -> None:
+        self._pending.add(number)
+
+    def _turn(self, until: float | None = None) -> None:
+        """Wait for something to happen, and have it happen."""
+        for fd, _ in self._epoll.poll(self._timeout_s(until)):
+            if fd in self._silent:
+                guest = self._silent.take(fd)
+                self._spoke(guest.socket, guest.address)
+            elif fd in self._leaving:
+                self._leaving.drain(fd)
+            elif fd == self._wakeup[0]:
+                with suppress(BlockingIOError):
+                    os.read(fd, 4096)
+            else:
+                self._accept(fd)
+        self._heed_signals()
+        self._keep_time()
+
+    def _timeout_s(self, until: float | None) -> float:
+        deadlines = [
+            self._silent.next_deadline(),
+            self._leaving.next_deadline(),
+            self._paused_until,
+            self._stop_deadline if until is None else until,
+            self._watchdog_at if self._notify.watchdog_s is not None else None,
+            self._housekeeping_at,
+        ]
+        if len(self._live) > self._half():
+            deadlines.append(time.monotonic() + _EVICTION_GRACE_MS / 1000)
+        soonest = min(each for each in deadlines if each is not None)
+        return max(0.0, soonest - time.monotonic())
+
+    def _keep_time(self) -> None:
+        now = time.monotonic()
+        self._silent.expire(now)
+        self._leaving.expire(now)
+        if self._paused_until is not None and self._paused_until <= now:
+            self._paused_until = None
+            self._watch_listeners(select.EPOLLIN)
+        if len(self._live) > self._half():
+            self._evict_beyond(self._half())
+        if self._notify.watchdog_s is not None and self._watchdog_at <= now:
+            self._watchdog_at = now + self._notify.watchdog_s
+            self._notify.watchdog()
+        self._log_refusals(now)
+        if self._housekeeping_at <= now:
+            self._housekeeping_at = now + _HOUSEKEEPING_S
+            gc.collect()  # the collector is off; what little is not frozen is looked at now and then
+
+    # -- signals --------------------------------------------------------------------------------------
+
+    def _heed_signals(self) -> None:
+        if not self._pending:
+            return
+        seen, self._pending = self._pending, set()
+        if signal.SIGCHLD in seen:
+            self._reap()
+        if seen & {signal.SIGTERM, signal.SIGINT}:
+            self._stop()
+        elif signal.SIGHUP in seen and self._stop_deadline is None:
+            self._reload()
+
+    def _stop(self) -> None:
+        """Stop accepting; a second time, stop waiting too."""
+        now = time.monotonic()
+        if self._stop_deadline is not None:
+            self._stop_deadline = now
+            return
+        self._notify.stopping()
+        for listener in self._listeners.sockets:
+            if self._paused_until is None:
+                self._accept(listener.fileno())
+        self._stop_deadline = now + self._settings.drain_s
+        self._paused_until = None
+        self._watch_listeners(0)
+        self._listeners.retire()
+        self._silent.clear()
+        os.close(self._retire[1])
+
+    def _reload(self) -> None:
+        self._notify.reloading()
+        try:
+            if self._hooks.on_reload is not None:
+                application, settings = self._hooks.on_reload()
+            else:
+                application, settings = self._application, self._settings
+            context = self._tls() if self._tls is not None else None
+        except (CtrlExecError, OSError, ValueError) as error:
+            self._log.error("reload", error=str(error), outcome="the old configuration is kept")
+        else:
+            self._old_contexts = [*self._old_contexts[-3:], self._context]
+            self._application, self._settings, self._context = application, settings, context
+            self._retire_children()
+            self._log.info("reload", outcome="ok")
+        self._notify.ready()
+
+    def _retire_children(self) -> None:
+        """Tell the children that live now to keep no connection any longer."""
+        os.close(self._retire[1])
+        os.close(self._retire[0])
+        self._retire = os.pipe2(os.O_CLOEXEC)
+
+    def _reap(self) -> None:
+        """Take the statuses of our own children that ended, of no others."""
+        while self._live:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                ended = None
+            if ended is None:
+                return
+            if ended.si_pid not in self._live:
+                self._reap_each()
+                return
+            self._bury(ended.si_pid)
+
+    def _reap_each(self) -> None:
+        """As `_reap`, when a child that is not ours waits first in line."""
+        for pid in list(self._live):
+            self._bury(pid)
+
+    def _bury(self, pid: int) -> None:
+        try:
+            found, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:  # somebody else took its status
+            found, status = pid, EXIT_CRASH << 8
+        if found != pid:
+            return
+        ended = self._live.pop(pid)
+        self._slots.release(ended.index)
+        left = self._per_ip[ended.remote_ip] - 1
+        if left:
+            self._per_ip[ended.remote_ip] = left
+        else:
+            del self._per_ip[ended.remote_ip]
+        self._hooks.on_child_exit(ended.remote_ip, os.waitstatus_to_exitcode(status))
+
+    # -- arrivals -------------------------------------------------------------------------------------
+
+    def _accept(self, fd: int) -> None:
+        listener = next((each for each in self._listeners.sockets if each.fileno() == fd), None)
+        if listener is None:
+            return
+        for _ in range(_ACCEPTS_A_TURN):
+            try:
+                sock, address = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_DESCRIPTORS and not self._silent.drop_oldest():
+                    self._pause(error)
+                    return
+                continue
+            self._arrived(sock, address)
+
+    def _pause(self, error: OSError) -> None:
+        """Leave the queue to the kernel for a moment: there is nothing to accept with."""
+        self._log.error(f"{self._settings.log_prefix}overload", error=str(error.strerror))
+        self._paused_until = time.monotonic() + _PAUSE_S
+        self._watch_listeners(0)
+
+    def _watch_listeners(self, events: int) -> None:
+        for listener in self._listeners.sockets:
+            self._epoll.modify(listener.fileno(), events)
+
+    def _arrived(self, sock: socket.socket, address: object) -> None:
+        sock.setblocking(False)
+        if not self._hooks.admit(plain_address(address)[0]):
+            sock.close()
+            return
+        try:
+            seen = sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            self._silent.add(sock, address)
+        except OSError:
+            sock.close()
+        else:
+            self._spoke(sock, address) if seen else sock.close()
+
+    def _spoke(self, sock: socket.socket, address: object) -> None:
+        """The socket is readable: give it a child, turn it away, or see it off."""
+        remote_ip = plain_address(address)[0]
+        reason = self._why_no_room(remote_ip)
+        if reason:
+            self._turn_away(sock, address, reason)
+        else:
+            self.process_request(sock, address)
+
+    def _why_no_room(self, remote_ip: str) -> str:
+        settings = self._settings
+        limit = 0 if _is_local(remote_ip) else settings.max_per_ip
+        if limit and self._per_ip.get(remote_ip, 0) >= limit:
+            return "too many connections from this address"
+        taken = self._taken()
+        if taken >= self._half():
+            self._evict_beyond(self._half() - 1)
+            taken = self._taken()
+        if taken >= settings.max_children and not self._evict_one():
+            return "all children are busy"
+        return ""
+
+    def _half(self) -> int:
+        return max(1, self._settings.max_children // 2)
+
+    def _taken(self) -> int:
+        """How many children count towards the limit: not those that only refuse, or are being ended."""
+        return sum(not (each.is_refuser or each.is_evicted) for each in self._live.values())
+
+    def _waiting_children(self) -> list[tuple[int, int, _Live]]:
+        """(since when in ms, pid, child) of those that wait for their client, longest first."""
+        found = []
+        for pid, each in self._live.items():
+            state = self._slots.state(each.index)
+            if state == WORKING:
+                each.is_evicted = False  # it had gone on before the signal came
+            elif state in WAITING_STATES and not each.is_evicted:
+                found.append((self._slots.since_ms(each.index), pid, each))
+        found.sort(key=lambda entry: entry[0])
+        return found
+
+    def _evict_beyond(self, count: int) -> None:
+        """End the longest waiting children until `count` of them are left, sparing the youngest."""
+        waiting = self._waiting_children()
+        latest_ms = int(time.monotonic() * 1000) - _EVICTION_GRACE_MS
+        for since_ms, pid, child in waiting[: max(0, len(waiting) - count)]:
+            if since_ms <= latest_ms or self._slots.state(child.index) == IDLE:
+                self._evict(pid, child)
+
+    def _evict_one(self) -> bool:
+        """End the longest waiting child, however young; False if none waits."""
+        for _, pid, child in self._waiting_children():
+            self._evict(pid, child)
+            return True
+        return False
+
+    def _evict(self, pid: int, child: _Live) -> None:
+        child.is_evicted = True
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGUSR1)
+
+    def _turn_away(self, sock: socket.socket, address: object, reason: str) -> None:
+        """Answer 503 without a child; over TLS one of few children that do nothing else does it."""
+        self._refused[reason] = self._refused.get(reason, 0) + 1
+        if self._context is not None and sock.family != socket.AF_UNIX:
+            refusers = sum(each.is_refuser for each in self._live.values())
+            if refusers < max(4, self._settings.max_children // 8):
+                self._fork(sock, address, lambda *_: self._hooks.refuse(503, reason))
+            else:
+                sock.close()
+            return
+        answer = encode_whole(self._hooks.refuse(503, reason), new_reqid())
+        try:
+            sock.recv(65536)  # an unread request would turn the close into a reset
+            sock.send(answer)
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            sock.close()
+        else:
+            self._leaving.add(sock, address)
+
+    def _log_refusals(self, now: float) -> None:
+        """At most one line a second and reason, however many were turned away."""
+        if self._refused and now - self._refused_logged_at >= 1:
+            for reason, count in self._refused.items():
+                self._log.warning(f"{self._settings.log_prefix}overload", reason=reason, count=count)
+            self._refused = {}
+            self._refused_logged_at = now
+
+    # -- children -------------------------------------------------------------------------------------
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Fork a child for the connection; unlike the base class, without waiting for any."""
+        self._fork(request, client_address, None)
+
+    def _fork(self, sock: socket.socket, address: object, instead: Application | None) -> None:
+        index = self._slots.claim()
+        if index is None:
+            sock.close()
+            return
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._slots.release(index)
+            self._log.error(f"{self._settings.log_prefix}overload", error=f"cannot fork: {error.strerror}")
+            with suppress(OSError):
+                if self._context is None:
+                    sock.send(encode_whole(self._hooks.refuse(503, "no room for a process"), new_reqid()))
+            sock.close()
+            return
+        if pid == 0:
+            self._be_child(sock, index, instead or self._application)
+        sock.close()
+        remote_ip = plain_address(address)[0]
+        self._live[pid] = _Live(index, remote_ip, instead is not None)
+        self._per_ip[remote_ip] = self._per_ip.get(remote_ip, 0) + 1
+
+    def _be_child(self, sock: socket.socket, index: int, application: Application) -> NoReturn:
+        status = EXIT_CRASH
+        try:
+            reset_child_signals()
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to heed
+            child = self._make_child(index)
+            child.heed_eviction()
+            self._let_go()
+            context = self._context if sock.family != socket.AF_UNIX else None
+            serve_connection(
+                child, sock, context, self._parts(child, application), self._hooks.on_tls_failure
+            )
+            status = child.exit_status
+        except BaseException as error:  # noqa: BLE001 - the border of a process
+            with suppress(Exception):
+                self._log.error("crash", error=f"{type(error).__name__}: {error}")
+        finally:
+            with suppress(Exception):
+                sys.stderr.flush()
+            os._exit(status)
+
+    def _make_child(self, index: int) -> Child:
+        settings = self._settings
+        limits = ChildLimits(
+            settings.max_long, settings.max_children * settings.keepalive_share_percent // 100
+        )
+        pipes = ServerPipes(self._retire[0], self._drain[0])
+        indexes = (*(each.index for each in self._live.values()), index)
+        return Child(self._slots, index, limits, pipes, indexes)
+
+    def _let_go(self) -> None:
+        """Close what belongs to the parent, so that a connection ends when its own child ends."""
+        self._listeners.close()
+        self._silent.let_go()
+        self._leaving.let_go()
+        self._epoll.close()
+        for fd in (*self._wakeup, self._drain[1], *self._retire[1:]):
+            with suppress(OSError):
+                os.close(fd)
+
+    def _parts(self, child: Child, application: Application) -> Parts:
+        hooks, log = self._hooks, self._log
+
+        def answer(request: Request) -> Response | None:
+            try:
+                return application(request, child)
+            except Exception as error:  # noqa: BLE001 - the border of a request
+                log.error("crash", reqid=request.reqid, error=_describe(error))
+                return hooks.refuse(500, "an error of ours; it is in the log under this request's id")
+
+        def note(exchange: Exchange) -> None:
+            hooks.note(child, exchange)
+
+        return Parts(answer, hooks.refuse, note, self._settings.limits, self._settings.timing)
+
+    def _end_waiting_children(self) -> None:
+        """At the very end: those that wait for a client are ended, those at work are let go."""
+        for pid, child in self._live.items():
+            if self._slots.state(child.index) in WAITING_STATES:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _is_local(remote_ip: str) -> bool:
+    return remote_ip.startswith("127.") or remote_ip == "::1"
+
+
+def _describe(error: Exception) -> str:
+    """Class, text and place of an error, for the log."""
+    import traceback
+
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f" at {os.path.basename(last[0].filename)}:{last[0].lineno}" if last else ""
+    return f"{type(error).__name__}: {error}{where}"
