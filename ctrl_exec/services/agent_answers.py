@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 TOO_OLD_FOR_BASE64 = "agent too old for base64"
 ALREADY_RUNNING = "script already running"
-UNKNOWN_RUN = "the agent has no record of this run"
-KEPT_END_BYTES = 32 * 1024
+NO_RESULTS = "the agent keeps no records of runs"
 
 _STATE_OF_FAILURE = {
     "unreachable": "unreachable",
@@ -199,13 +198,13 @@ def unexpected(reply: Reply) -> Reply:
 def run_result(reply: Reply, script: str, reqid: str, encoding: str | None) -> HostResult:
     """The answer to `POST /run`.
 
-    Where the request went out and no answer came the script may be running: state `running`, and
-    the error says what we know.
+    Where the request went out and no answer came the script may be running: state `running` after
+    a read timeout, `lost` when the connection broke; the error says what we know.
     """
     result = HostResult(
         reply.host, script, reply.state, reqid=reqid, exit=-1, rtt_ms=reply.rtt_ms, error=reply.error
     )
-    if reply.state in ("timeout", "lost"):
+    if reply.state == "timeout":
         return replace(result, state="running")
     if reply.document is None:
         return result
@@ -222,7 +221,8 @@ def polled_result(reply: Reply, script: str, reqid: str, encoding: str | None) -
     """The answer to `GET /result/{reqid}`.
 
     State `running` as long as nothing is known for certain, with the reason in `error`; `lost` when
-    the agent itself says that no more will come.
+    the agent itself says that no more will come; `pending` when it has no record of the run, with an
+    error only where it keeps no records at all.
     """
     result = HostResult(reply.host, script, "running", reqid=reqid, exit=-1, rtt_ms=reply.rtt_ms)
     document = reply.document
@@ -230,7 +230,7 @@ def polled_result(reply: Reply, script: str, reqid: str, encoding: str | None) -
         return replace(result, error=reply.error)
     status = _word(document, "status")
     if reply.status == 404:
-        return replace(result, state="lost", error=UNKNOWN_RUN)
+        return replace(result, state="pending", exit=None, error="" if status == "unknown" else NO_RESULTS)
     if reply.status != 200 or status not in ("running", "done", "lost"):
         return replace(result, error=unexpected(reply).error)
     if status == "lost":
@@ -294,47 +294,6 @@ def _output(text: str, given: str, wanted: str | None) -> str:
         return base64.b64encode(text.encode("utf-8", "replace")).decode("ascii")
     # JSON can carry halves of surrogate pairs, which no terminal and no file can
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
-
-
-class OutputBudget:
-    """Keeps the output of all hosts of one run within its limit.
-
-    Beyond it, each further output keeps its first and last 32 KiB; what was dropped is counted in
-    `truncated`.
-    """
-
-    def __init__(self, limit_bytes: int, encoding: str | None = None) -> None:
-        self._left_bytes = limit_bytes
-        self._encoding = encoding
-
-    def trim(self, result: HostResult) -> HostResult:
-        """The result with as much of its output as there is room for."""
-        size = _size(result.stdout) + _size(result.stderr)
-        if size <= self._left_bytes:
-            self._left_bytes -= size
-            return result
-        self._left_bytes = 0
-        stdout, dropped_stdout = self._ends(result.stdout)
-        stderr, dropped_stderr = self._ends(result.stderr)
-        dropped = (result.truncated[0] + dropped_stdout, result.truncated[1] + dropped_stderr)
-        return replace(result, stdout=stdout, stderr=stderr, truncated=dropped)
-
-    def _ends(self, text: str) -> tuple[str, int]:
-        is_base64 = self._encoding == "base64"
-        output = base64.b64decode(text) if is_base64 else text.encode("utf-8", "replace")
-        dropped = len(output) - 2 * KEPT_END_BYTES
-        if dropped <= 0:
-            return text, 0
-        first, last = output[:KEPT_END_BYTES], output[-KEPT_END_BYTES:]
-        if is_base64:
-            return base64.b64encode(first + last).decode("ascii"), dropped
-        # a character that was cut in two goes; what is dropped is counted in bytes of the original
-        kept = first.decode("utf-8", "ignore") + last.decode("utf-8", "ignore")
-        return kept, len(output) - len(kept.encode())
-
-
-def _size(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
 # Ping and capabilities

@@ -14,7 +14,7 @@ from ctrl_exec.common.messages import RunCommand, encode, encode_run
 from ctrl_exec.common.names import check_reqid
 from ctrl_exec.common.value import replace, value
 from ctrl_exec.services import agent_answers as answers
-from ctrl_exec.services.agent_answers import CapabilitiesReport, OutputBudget, PingResult, Reply
+from ctrl_exec.services.agent_answers import CapabilitiesReport, PingResult, Reply
 from ctrl_exec.services.transport import Call
 
 TYPE_CHECKING = False
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
             """Its registry record."""
 
 
-__all__ = ["AgentClient", "CapabilitiesReport", "ClientSettings", "OutputBudget", "PingResult", "Reply"]
+__all__ = ["AgentClient", "CapabilitiesReport", "ClientSettings", "PingResult", "Reply"]
 
 _SMALL_ANSWER_BYTES = 1 << 20
 _CAPABILITIES_BYTES = 8 << 20  # ten thousand scripts, and some of them with their schema
@@ -129,8 +129,8 @@ class AgentClient:
     ) -> Iterator[HostResult]:
         """Run the command on each; results as they come, fewer only when interrupted.
 
-        A result in state `running` has an error and no output: the request went out and no answer
-        came, so the agent is to be asked again (`result`). `accepted` answers `is_async`.
+        After a read timeout the state is `running`, after a broken connection `lost`: the script may
+        be running all the same, so the agent is to be asked (`result`). `accepted` answers `is_async`.
         """
         if command.encoding == "base64":
             able: list[Target] = []
@@ -182,14 +182,19 @@ class AgentClient:
         script: str,
         *,
         encoding: str | None = None,
+        within_s: float | None = None,
         interrupt: Interrupt | None = None,
     ) -> Iterator[HostResult]:
-        """What has become of a run on each; state `running` as long as that is not certain."""
+        """What has become of a run on each; states as `agent_answers.polled_result` gives them.
+
+        `within_s` bounds the whole question.
+        """
         question = Question(
             "GET",
             f"/result/{check_reqid(reqid)}",
             limit_bytes=self._output_limit_bytes,
             read_timeout_s=self._settings.read_timeout_s,
+            deadline=None if within_s is None else time.monotonic() + within_s,
         )
         for reply in self.ask(targets, question, interrupt):
             yield answers.polled_result(reply, script, reqid, encoding)
