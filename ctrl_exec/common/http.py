@@ -26,15 +26,9 @@ import sys
 import time
 from contextlib import suppress
 
-from ctrl_exec.common.answer import encode_whole, refusal
-from ctrl_exec.common.child import (
-    EXIT_CRASH,
-    WAITING_STATES,
-    Child,
-    ChildLimits,
-    ServerPipes,
-    serve_connection,
-)
+from ctrl_exec.common.answer import encode_whole
+from ctrl_exec.common.child import EXIT_CRASH, Child, ChildLimits, ServerPipes, serve_connection
+from ctrl_exec.common.children import Children
 from ctrl_exec.common.connection import plain_address
 from ctrl_exec.common.conversation import Exchange, Parts, Timing
 from ctrl_exec.common.errors import CtrlExecError
@@ -42,10 +36,12 @@ from ctrl_exec.common.listeners import open_listeners
 from ctrl_exec.common.names import new_reqid
 from ctrl_exec.common.parser import ParserLimits
 from ctrl_exec.common.process import reset_child_signals, use_default_sigchld
+from ctrl_exec.common.server_settings import ServerHooks, ServerSettings
 from ctrl_exec.common.service_notify import ServiceNotify
-from ctrl_exec.common.slots import IDLE, WORKING, Slots
-from ctrl_exec.common.value import field, value
+from ctrl_exec.common.slots import Slots
 from ctrl_exec.common.waiting_room import WaitingRoom
+
+__all__ = ["Child", "Exchange", "ForkingServer", "ParserLimits", "ServerHooks", "ServerSettings", "Timing"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,84 +51,16 @@ if TYPE_CHECKING:
 
     from ctrl_exec.common.log import Log
     from ctrl_exec.common.routing import Request, Response
-
-    Application = Callable[[Request, Child], Response | None]
+    from ctrl_exec.common.server_settings import Application
 
 _ACCEPTS_A_TURN = 128
 _LEAVING_LIMIT = 256
 _LEAVING_S = 1.0
-_EVICTION_GRACE_MS = 250
-"""A handshake or head in flight is no silence: only children that waited this long are ended for
-the half, and younger ones only when no other room is left."""
 _PAUSE_S = 0.05
+_EVICTION_CHECK_S = 0.25
 _SLOT_CAPACITY = 2048
 _HOUSEKEEPING_S = 60.0
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-
-
-def _nothing(*_: object) -> None:
-    """The hook nobody set."""
-
-
-def _admit_all(_remote_ip: str) -> bool:
-    return True
-
-
-@value
-class ServerSettings:
-    """Where a server listens and what it lets in.
-
-    `max_per_ip` is for one address, 0 for no such limit; loopback and the Unix socket are exempt.
-    `keepalive_share_percent`: with more than this share of the children alive, none is kept alive.
-    """
-
-    addresses: tuple[tuple[str, int], ...] = ()
-    unix_socket: str = ""
-    unix_group: str = ""
-    backlog: int = 1024
-    max_children: int = 64
-    max_long: int = 48
-    max_per_ip: int = 0
-    max_waiting: int = 1024
-    keepalive_share_percent: int = 75
-    drain_s: float = 30
-    drain_grace_s: float = 5
-    counter_count: int = 0
-    log_prefix: str = ""
-    limits: ParserLimits = field(default_factory=ParserLimits)
-    timing: Timing = field(default_factory=Timing)
-
-
-@value
-class ServerHooks:
-    """What the program behind a server has to say at certain moments.
-
-    In the parent: `admit(remote_ip)` before anything else; `on_ready(addresses)` once it listens;
-    `on_reload()` at SIGHUP gives the new application and settings (addresses are kept as they are),
-    and raises a CtrlExecError to keep the old; `on_child_exit(remote_ip, status)`, a signal's number
-    negative. In a child: `refuse(status, detail)` makes the answer to what is no request,
-    `note(child, exchange)` logs and counts, `on_tls_failure(remote_ip, reason)`.
-    """
-
-    admit: Callable[[str], bool] = _admit_all
-    on_ready: Callable[[tuple[str, ...]], None] = _nothing
-    on_reload: Callable[[], tuple[Application, ServerSettings]] | None = None
-    on_child_exit: Callable[[str, int], None] = _nothing
-    refuse: Callable[[int, str], Response] = refusal
-    note: Callable[[Child, Exchange], None] = _nothing
-    on_tls_failure: Callable[[str, str], None] = _nothing
-
-
-class _Live:
-    """A child the parent forked and has not reaped."""
-
-    __slots__ = ("index", "is_evicted", "is_refuser", "remote_ip")
-
-    def __init__(self, index: int, remote_ip: str, is_refuser: bool) -> None:
-        self.index = index
-        self.remote_ip = remote_ip
-        self.is_refuser = is_refuser
-        self.is_evicted = False
 
 
 class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
@@ -167,8 +95,7 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
             settings.addresses, settings.unix_socket, settings.unix_group, settings.backlog, self._environment
         )
         self._slots = Slots(max(_SLOT_CAPACITY, settings.max_children * 2), settings.counter_count)
-        self._live: dict[int, _Live] = {}
-        self._per_ip: dict[str, int] = {}
+        self._children = Children(self._slots)
         self._epoll = select.epoll()
         self._silent = WaitingRoom(self._epoll, settings.max_waiting, settings.timing.head_s)
         self._leaving = WaitingRoom(self._epoll, _LEAVING_LIMIT, _LEAVING_S)
@@ -197,13 +124,13 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         self._notify.ready()
         while self._stop_deadline is None:
             self._turn()
-        while self._live and time.monotonic() < self._stop_deadline:
+        while self._children and time.monotonic() < self._stop_deadline:
             self._turn()
         os.close(self._drain[1])  # every child sees it: answer with what there is
         deadline = time.monotonic() + self._settings.drain_grace_s
-        while self._live and time.monotonic() < deadline:
+        while self._children and time.monotonic() < deadline:
             self._turn(deadline)
-        self._end_waiting_children()
+        self._children.kill_waiting()
 
     def _prepare(self) -> None:
         use_default_sigchld()
@@ -247,8 +174,8 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
             self._watchdog_at if self._notify.watchdog_s is not None else None,
             self._housekeeping_at,
         ]
-        if len(self._live) > self._half():
-            deadlines.append(time.monotonic() + _EVICTION_GRACE_MS / 1000)
+        if len(self._children) > self._half():
+            deadlines.append(time.monotonic() + _EVICTION_CHECK_S)
         soonest = min(each for each in deadlines if each is not None)
         return max(0.0, soonest - time.monotonic())
 
@@ -259,8 +186,8 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         if self._paused_until is not None and self._paused_until <= now:
             self._paused_until = None
             self._watch_listeners(select.EPOLLIN)
-        if len(self._live) > self._half():
-            self._evict_beyond(self._half())
+        if len(self._children) > self._half():
+            self._children.evict_beyond(self._half())
         if self._notify.watchdog_s is not None and self._watchdog_at <= now:
             self._watchdog_at = now + self._notify.watchdog_s
             self._notify.watchdog()
@@ -323,39 +250,8 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         self._retire = os.pipe2(os.O_CLOEXEC)
 
     def _reap(self) -> None:
-        """Take the statuses of our own children that ended, of no others."""
-        while self._live:
-            try:
-                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                ended = None
-            if ended is None:
-                return
-            if ended.si_pid not in self._live:
-                self._reap_each()
-                return
-            self._bury(ended.si_pid)
-
-    def _reap_each(self) -> None:
-        """As `_reap`, when a child that is not ours waits first in line."""
-        for pid in list(self._live):
-            self._bury(pid)
-
-    def _bury(self, pid: int) -> None:
-        try:
-            found, status = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:  # somebody else took its status
-            found, status = pid, EXIT_CRASH << 8
-        if found != pid:
-            return
-        ended = self._live.pop(pid)
-        self._slots.release(ended.index)
-        left = self._per_ip[ended.remote_ip] - 1
-        if left:
-            self._per_ip[ended.remote_ip] = left
-        else:
-            del self._per_ip[ended.remote_ip]
-        self._hooks.on_child_exit(ended.remote_ip, os.waitstatus_to_exitcode(status))
+        for remote_ip, status in self._children.reap():
+            self._hooks.on_child_exit(remote_ip, status)
 
     # -- arrivals -------------------------------------------------------------------------------------
 
@@ -411,61 +307,24 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
     def _why_no_room(self, remote_ip: str) -> str:
         settings = self._settings
         limit = 0 if _is_local(remote_ip) else settings.max_per_ip
-        if limit and self._per_ip.get(remote_ip, 0) >= limit:
+        if limit and self._children.of_address(remote_ip) >= limit:
             return "too many connections from this address"
-        taken = self._taken()
-        if taken >= self._half():
-            self._evict_beyond(self._half() - 1)
-            taken = self._taken()
-        if taken >= settings.max_children and not self._evict_one():
+        half, children = self._half(), self._children
+        if children.counted() >= half:
+            children.evict_beyond(half - 1)
+        if children.counted() >= settings.max_children and not children.evict_one():
             return "all children are busy"
         return ""
 
     def _half(self) -> int:
+        """How many children may wait for the rest of a request."""
         return max(1, self._settings.max_children // 2)
-
-    def _taken(self) -> int:
-        """How many children count towards the limit: not those that only refuse, or are being ended."""
-        return sum(not (each.is_refuser or each.is_evicted) for each in self._live.values())
-
-    def _waiting_children(self) -> list[tuple[int, int, _Live]]:
-        """(since when in ms, pid, child) of those that wait for their client, longest first."""
-        found = []
-        for pid, each in self._live.items():
-            state = self._slots.state(each.index)
-            if state == WORKING:
-                each.is_evicted = False  # it had gone on before the signal came
-            elif state in WAITING_STATES and not each.is_evicted:
-                found.append((self._slots.since_ms(each.index), pid, each))
-        found.sort(key=lambda entry: entry[0])
-        return found
-
-    def _evict_beyond(self, count: int) -> None:
-        """End the longest waiting children until `count` of them are left, sparing the youngest."""
-        waiting = self._waiting_children()
-        latest_ms = int(time.monotonic() * 1000) - _EVICTION_GRACE_MS
-        for since_ms, pid, child in waiting[: max(0, len(waiting) - count)]:
-            if since_ms <= latest_ms or self._slots.state(child.index) == IDLE:
-                self._evict(pid, child)
-
-    def _evict_one(self) -> bool:
-        """End the longest waiting child, however young; False if none waits."""
-        for _, pid, child in self._waiting_children():
-            self._evict(pid, child)
-            return True
-        return False
-
-    def _evict(self, pid: int, child: _Live) -> None:
-        child.is_evicted = True
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGUSR1)
 
     def _turn_away(self, sock: socket.socket, address: object, reason: str) -> None:
         """Answer 503 without a child; over TLS one of few children that do nothing else does it."""
         self._refused[reason] = self._refused.get(reason, 0) + 1
         if self._context is not None and sock.family != socket.AF_UNIX:
-            refusers = sum(each.is_refuser for each in self._live.values())
-            if refusers < max(4, self._settings.max_children // 8):
+            if self._children.refuser_count() < max(4, self._settings.max_children // 8):
                 self._fork(sock, address, lambda *_: self._hooks.refuse(503, reason))
             else:
                 sock.close()
@@ -512,9 +371,7 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         if pid == 0:
             self._be_child(sock, index, instead or self._application)
         sock.close()
-        remote_ip = plain_address(address)[0]
-        self._live[pid] = _Live(index, remote_ip, instead is not None)
-        self._per_ip[remote_ip] = self._per_ip.get(remote_ip, 0) + 1
+        self._children.add(pid, index, plain_address(address)[0], is_refuser=instead is not None)
 
     def _be_child(self, sock: socket.socket, index: int, application: Application) -> NoReturn:
         status = EXIT_CRASH
@@ -543,8 +400,7 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
             settings.max_long, settings.max_children * settings.keepalive_share_percent // 100
         )
         pipes = ServerPipes(self._retire[0], self._drain[0])
-        indexes = (*(each.index for each in self._live.values()), index)
-        return Child(self._slots, index, limits, pipes, indexes)
+        return Child(self._slots, index, limits, pipes, (*self._children.indexes(), index))
 
     def _let_go(self) -> None:
         """Close what belongs to the parent, so that a connection ends when its own child ends."""
@@ -570,13 +426,6 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
             hooks.note(child, exchange)
 
         return Parts(answer, hooks.refuse, note, self._settings.limits, self._settings.timing)
-
-    def _end_waiting_children(self) -> None:
-        """At the very end: those that wait for a client are ended, those at work are let go."""
-        for pid, child in self._live.items():
-            if self._slots.state(child.index) in WAITING_STATES:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
 
 
 def _is_local(remote_ip: str) -> bool:
