@@ -34,6 +34,15 @@ class SigningRequest:
     digest: str
 
 
+def preload() -> None:
+    """Import what every check needs, once, before a server forks its children."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+    _ = (x509, hashes, serialization, ec, ed25519, rsa)
+
+
 def check_csr(pem: str) -> SigningRequest:
     """The public key of a CSR that proves possession of its private key.
 

@@ -85,6 +85,7 @@ class PairingAnswer:
 
     id: str
     status: str
+    hostname: str
     fingerprint: str
     at: int
     reason: str = ""
@@ -204,14 +205,16 @@ class PairingQueue:
             return _decode(PairingAnswer, content)
         return None
 
-    def find_answer_for_key(self, fingerprint: str) -> PairingAnswer | None:
-        """The latest decision on the same key that its agent may have missed."""
+    def find_answer_for_key(self, hostname: str, fingerprint: str) -> PairingAnswer | None:
+        """The latest decision on the same name and key, which its agent may have missed."""
         waiting = (self.find_answer(each) for each in self._ids("answers"))
         now = time.time()
         mine = [
             each
             for each in waiting
-            if each and each.fingerprint == fingerprint and now - each.at < ANSWER_KEPT_S
+            if each
+            and (each.hostname, each.fingerprint) == (hostname, fingerprint)
+            and now - each.at < ANSWER_KEPT_S
         ]
         return max(mine, key=lambda each: each.at, default=None)
 

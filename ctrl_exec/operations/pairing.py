@@ -289,6 +289,7 @@ class Signer:
             PairingAnswer(
                 id=request.id,
                 status="approved",
+                hostname=request.hostname,
                 fingerprint=csr.fingerprint,
                 at=int(time.time()),
                 cert=issued.pem,
@@ -323,7 +324,9 @@ class Signer:
 
     def _refuse(self, request: PairingRequest, fingerprint: str, reason: str, by: str) -> None:
         at = int(time.time())
-        self.queue.answer(PairingAnswer(request.id, "denied", fingerprint, at, reason=reason))
+        self.queue.answer(
+            PairingAnswer(request.id, "denied", request.hostname, fingerprint, at, reason=reason)
+        )
         self._log.info("pair-deny", agent=request.hostname, reqid=request.id, reason=reason, by=by)
         self._forget(request.id)
 
