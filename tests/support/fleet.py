@@ -1,163 +1,269 @@
-"""A fleet of emulated agents for a test: certificates, the process that plays them, calls to them."""
+"""A whole private fleet for a test: CA, dispatcher, paired agents, API, scheduler, all real processes."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
-import signal
+import socket
 import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from ctrl_exec.services.registry import AgentRecord
-from ctrl_exec.services.transport import Call
-from tests.support.emulator import Agent, addresses, register, write_agents
-from tests.support.pki import Leaf, TestCA
-from tests.support.processes import environment
+from tests.support.polling import eventually
+from tests.support.processes import Running, run
+
+_numbers = itertools.count(1)
+
+SCRIPTS = {
+    "hello": '#!/bin/sh\necho "hello $*"\n',
+    "fail": "#!/bin/sh\necho out\necho wrong >&2\nexit 3\n",
+    "stdin": "#!/bin/sh\ncat\n",
+    "sleep": '#!/bin/sh\nexec sleep "${1:-1000}"\n',
+    "environment": "#!/bin/sh\nenv\n",
+    "killed": "#!/bin/sh\nkill -9 $$\n",
+}
+
+
+def own_ip() -> str:
+    """A loopback address no other test process uses at this moment."""
+    pid = os.getpid()
+    return f"127.{20 + (pid >> 8) % 200}.{pid % 256}.{next(_numbers) % 250 + 1}"
+
+
+def free_port(ip: str = "127.0.0.1") -> int:
+    """A port nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((ip, 0))
+        return int(probe.getsockname()[1])
 
 
 @dataclass
-class Made:
-    """What `build` made: agents, (fingerprint, serial) by name, and the paths of CA and identity."""
+class Answer:
+    """One HTTP answer."""
 
-    agents: list[Agent]
-    leaves: dict[str, tuple[str, str]]
-    ca: str
-    identity: str
-
-
-def build(directory: Path, count: int, behaviour: dict[str, Any]) -> Made:
-    """A CA, a dispatcher identity and `count` agents `host-0001`, … below the directory."""
-    authority = TestCA(directory)
-    identity = authority.dispatcher()
-    agents, leaves = [], {}
-    for number, ip in zip(range(1, count + 1), addresses(), strict=False):
-        name = f"host-{number:04d}"
-        leaf = authority.issue(name)
-        agents.append(Agent(name=name, ip=ip, pem=str(leaf.pem), ca=str(authority.path), **behaviour))
-        leaves[name] = (leaf.fingerprint, leaf.serial)
-    return Made(agents, leaves, str(authority.path), str(identity.pem))
-
-
-class Fleet:
-    """Emulated agents in one child process; use as a context manager."""
-
-    def __init__(self, directory: Path, *, rsa_bits: int = 0) -> None:
-        self.directory = directory
-        self.authority = TestCA(directory / "pki", rsa_bits=rsa_bits)
-        self.identity = self.authority.dispatcher()
-        self.agents: list[Agent] = []
-        self.leaves: dict[str, Leaf] = {}
-        self.port = 0
-        self.log_path = directory / "requests.jsonl"
-        self._addresses = addresses()
-        self._process: subprocess.Popen[str] | None = None
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
 
     @property
-    def ca(self) -> str:
-        """The path of the CA certificate."""
-        return str(self.authority.path)
+    def json(self) -> dict[str, object]:
+        """The body as an object."""
+        found = json.loads(self.body)
+        assert isinstance(found, dict)
+        return found
 
-    def add(self, name: str, leaf: Leaf | None = None, **behaviour: Any) -> Agent:
-        """One more agent; before the start."""
-        self.leaves[name] = leaf or self.authority.issue(name)
-        agent = Agent(
-            name=name, ip=next(self._addresses), pem=str(self.leaves[name].pem), ca=self.ca, **behaviour
+
+@dataclass
+class FleetAgent:
+    """One agent of the fleet."""
+
+    name: str
+    home: Path
+    ip: str
+    port: int
+    running: Running | None = None
+
+    @property
+    def conf(self) -> Path:
+        """Its agent.conf."""
+        return self.home / "etc" / "agent.conf"
+
+    def script(self, name: str, text: str, options: str = "") -> None:
+        """Put a script on the allowlist; a running agent needs a SIGHUP to see it."""
+        path = self.home / "scripts" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+        with (self.home / "etc" / "scripts.conf").open("a") as listing:
+            listing.write(f"{name} = {path} {options}".rstrip() + "\n")
+
+
+@dataclass
+class Fleet:
+    """A dispatcher with its agents below `home`; close it at the end."""
+
+    home: Path
+    settings: Mapping[str, object] = field(default_factory=dict)
+    agents: dict[str, FleetAgent] = field(default_factory=dict)
+    api: Running | None = None
+    scheduler: Running | None = None
+    api_port: int = 0
+
+    def __post_init__(self) -> None:
+        self.pairing_port = free_port()
+        self.write_conf({})
+        for command in ("setup-ca", "setup-ctrl-exec"):
+            made = self.cli(command)
+            assert made.returncode == 0, made.stderr
+
+    @property
+    def conf(self) -> Path:
+        """The dispatcher's ctrl-exec.conf."""
+        return self.home / "etc" / "ctrl-exec.conf"
+
+    @property
+    def state(self) -> Path:
+        """The dispatcher's state directory."""
+        return self.home / "state"
+
+    def write_conf(self, changes: Mapping[str, object]) -> None:
+        """Write ctrl-exec.conf: the base, the fleet's settings, the changes; None leaves a key out."""
+        base: dict[str, object] = {
+            "etc_dir": self.home / "etc", "state_dir": self.state, "api_port": 0, "api_auth_default": "allow",
+            "pairing_bind": "127.0.0.1", "pairing_port": self.pairing_port, "log_target": "stderr",
+            "dispatcher_id": "test",
+        }  # fmt: skip
+        merged = base | dict(self.settings) | dict(changes)
+        self.conf.parent.mkdir(parents=True, exist_ok=True)
+        self.conf.write_text("".join(f"{key} = {each}\n" for key, each in merged.items() if each is not None))
+
+    def cli(
+        self, *words: object, env: Mapping[str, str] | None = None, timeout_s: float = 60, stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `ctrl-exec` on this fleet."""
+        return run("ctrl-exec", "--config", self.conf, *words, env=env, timeout_s=timeout_s, stdin=stdin)
+
+    def cli_json(self, *words: object, env: Mapping[str, str] | None = None) -> dict[str, object]:
+        """Run `ctrl-exec --json` and give its document."""
+        made = self.cli("--json", *words, env=env)
+        found = json.loads(made.stdout)
+        assert isinstance(found, dict)
+        return found
+
+    def new_agent(self, name: str, extra: str = "", scripts: Mapping[str, str] | None = None) -> FleetAgent:
+        """The files of an agent, not yet paired."""
+        home = self.home / name
+        agent = FleetAgent(name, home, own_ip(), 7443)
+        (home / "etc").mkdir(parents=True)
+        agent.conf.write_text(
+            f"hostname = {name}\netc_dir = {home}/etc\nstate_dir = {home}/state\nbind = {agent.ip}\n"
+            f"port = {agent.port}\nlog_target = stderr\n{extra}\n"
         )
-        self.agents.append(agent)
+        (home / "etc" / "scripts.conf").write_text("")
+        for script, text in (SCRIPTS if scripts is None else scripts).items():
+            agent.script(script, text)
+        self.agents[name] = agent
         return agent
 
-    def add_many(self, count: int, **behaviour: Any) -> None:
-        """`count` agents named host-0001 and so on."""
-        for number in range(1, count + 1):
-            self.add(f"host-{number:04d}", **behaviour)
+    @contextlib.contextmanager
+    def pairing_mode(self) -> Iterator[Running]:
+        """Pairing mode, running."""
+        with Running(
+            "ctrl-exec", "--config", self.conf, "pairing-mode", log_path=self.home / "pairing.log"
+        ) as mode:
+            eventually(
+                lambda: self._is_listening("127.0.0.1", self.pairing_port), what="pairing mode listens"
+            )
+            yield mode
 
-    def start(self) -> Fleet:
-        """Start the process and wait for its port."""
-        listing = self.directory / "agents.json"
-        write_agents(self.agents, listing)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.emulator", "--agents", str(listing), "--log", str(self.log_path)],
-            env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
-        assert self._process.stdout is not None
-        self.port = json.loads(self._process.stdout.readline())["port"]
-        return self
+    @staticmethod
+    def _is_listening(ip: str, port: int) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex((ip, port)) == 0
 
-    def stop(self) -> None:
-        """End the process."""
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(20)
-            if self._process.stdout is not None:
-                self._process.stdout.close()
-            self._process = None
-
-    def __enter__(self) -> Fleet:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def agent(self, name: str) -> Agent:
-        """The agent of that name."""
-        return next(each for each in self.agents if each.name == name)
-
-    def call(
-        self, name: str, path: str = "/ping", body: dict[str, Any] | None = None, **options: Any
-    ) -> Call:
-        """A call to the agent, with its right fingerprint unless told otherwise."""
-        payload = json.dumps({"reqid": "0123456789abcdef"} if body is None else body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: agent\r\nContent-Length: {len(payload)}\r\nConnection: close\r\n\r\n"
-        settings: dict[str, Any] = {
-            "key": name, "host": self.agent(name).ip, "port": self.port, "request": head.encode() + payload,
-            "fingerprint": self.leaves[name].fingerprint, "read_timeout_s": 20.0,
-        }  # fmt: skip
-        return Call(**(settings | options))
-
-    def calls(self, **options: Any) -> list[Call]:
-        """A ping to each."""
-        return [self.call(each.name, **options) for each in self.agents]
-
-    def record(self, name: str) -> AgentRecord:
-        """The agent as the registry would know it."""
-        leaf, agent = self.leaves[name], self.agent(name)
-        return AgentRecord(
-            hostname=name, ip=agent.ip, port=self.port, lookup_by="ip", fingerprint=leaf.fingerprint,
-            serial=leaf.serial, expiry=agent.expiry, tags=tuple(sorted(agent.tags.items())),
+    def request_pairing(self, agent: FleetAgent, *words: object) -> Running:
+        """The agent's pairing request, waiting for the decision."""
+        return Running(
+            "ctrl-exec-agent", "--config", agent.conf, "request-pairing", "--dispatcher", "127.0.0.1",
+            "--port", self.pairing_port, *words, log_path=agent.home / "pairing.log",
         )  # fmt: skip
 
-    def records(self) -> list[AgentRecord]:
-        """All agents as the registry would know them."""
-        return [self.record(each.name) for each in self.agents]
+    def waiting_request(self, name: str) -> dict[str, str]:
+        """The request of that name once it waits with its code."""
 
-    def register(self, agents_dir: Path) -> None:
-        """Write the records as the registry keeps them."""
-        known = {name: (leaf.fingerprint, leaf.serial) for name, leaf in self.leaves.items()}
-        register(self.agents, known, self.port, agents_dir)
+        def probe() -> dict[str, str] | None:
+            listed = self.cli_json("list-requests")["requests"]
+            assert isinstance(listed, list)
+            return next((each for each in listed if each["hostname"] == name and each.get("code")), None)
 
-    def requests(self, name: str | None = None) -> list[dict[str, Any]]:
-        """The requests that have arrived, in order; of one agent or of all."""
-        if not self.log_path.exists():
-            return []
-        lines = [json.loads(line) for line in self.log_path.read_text().splitlines()]
-        return [each for each in lines if name in (None, each["host"])]
+        found = eventually(probe, what=f"the request of {name}")
+        assert found is not None
+        return found
 
+    def pair(self, *agents: FleetAgent, tags: Sequence[str] = ()) -> None:
+        """Pair the agents through a real exchange."""
+        with self.pairing_mode():
+            for agent in agents:
+                with self.request_pairing(agent) as request:
+                    waiting = self.waiting_request(agent.name)
+                    made = self.cli(
+                        "approve",
+                        waiting["id"],
+                        "--ip",
+                        agent.ip,
+                        "--agent-port",
+                        agent.port,
+                        "--lookup-by",
+                        "ip",
+                    )
+                    assert made.returncode == 0, made.stderr
+                    assert request.process.wait(30) == 0, request.log()
+                for tag in tags:
+                    assert self.cli("edit-agent", agent.name, "--tags", tag).returncode == 0
 
-@contextlib.contextmanager
-def fleet_of(directory: Path, count: int, **behaviour: Any) -> Iterator[Fleet]:
-    """A running fleet of that many agents that behave alike."""
-    fleet = Fleet(directory)
-    fleet.add_many(count, **behaviour)
-    with fleet:
-        yield fleet
+    def start_agent(self, agent: FleetAgent) -> Running:
+        """Start (again) the agent's daemon and wait until it listens."""
+        agent.running = Running(
+            "ctrl-exec-agent", "--config", agent.conf, "serve", log_path=agent.home / "agent.log"
+        )
+        agent.running.port()
+        return agent.running
 
+    def add(self, *names: str, extra: str = "") -> None:
+        """Make, pair and start agents."""
+        agents = [self.new_agent(name, extra) for name in names]
+        self.pair(*agents)
+        for agent in agents:
+            self.start_agent(agent)
 
-def with_certificate_of(agent: Agent, other: Leaf) -> Agent:
-    """The agent showing another one's certificate."""
-    return replace(agent, pem=str(other.pem))
+    def start_api(self, env: Mapping[str, str] | None = None) -> Running:
+        """Start (again) the API and note its port."""
+        self.api = Running("ctrl-exec-api", "--config", self.conf, log_path=self.home / "api.log", env=env)
+        self.api_port = self.api.port()
+        return self.api
+
+    def start_scheduler(self) -> Running:
+        """Start the scheduler."""
+        self.scheduler = Running(
+            "ctrl-exec-scheduler", "--config", self.conf, log_path=self.home / "scheduler.log"
+        )
+        return self.scheduler
+
+    def http(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 60,
+    ) -> Answer:
+        """One request to the API over plain HTTP; bytes are sent as they are, all else as JSON."""
+        payload = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.api_port}{path}",
+            data=payload,
+            method=method,
+            headers=dict(headers or {}),
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+                return Answer(answer.status, answer.read(), dict(answer.headers))
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, error.read(), dict(error.headers))
+
+    def records(self) -> list[dict[str, object]]:
+        """All run records on disk."""
+        return [json.loads(path.read_text()) for path in sorted((self.state / "runs").glob("*.json"))]
+
+    def close(self) -> None:
+        """End everything."""
+        for each in [self.api, self.scheduler, *(agent.running for agent in self.agents.values())]:
+            if each is not None:
+                each.__exit__()
