@@ -84,7 +84,7 @@ class Dispatcher:
             settings = AuthoritySettings(
                 hook=self._hook_settings if config.auth_hook else None,
                 default=config.api_auth_default,
-                forwards_token=config.forward_token != "never",
+                forwards_token=config.forward_token != "never",  # noqa: S105 - a mode, no password
                 dispatcher=config.dispatcher_id,
                 dispatcher_serial=lambda: identity_serial(config.cert_path),
                 token_check=self._token_check,
@@ -116,6 +116,31 @@ class Dispatcher:
         if self._agents is None:
             self._agents = self._open_agents()
         return self._agents
+
+    def _open_agents(self) -> AgentClient:
+        from ctrl_exec.services.agent_client import AgentClient, ClientSettings
+
+        config, registry = self.config, self.registry
+        return AgentClient(
+            self._transport or self._open_transport(),
+            ClientSettings(read_timeout_s=config.read_timeout, run_deadline_s=config.run_deadline),
+            revoked=lambda: frozenset(each.fingerprint for each in registry.revocations()),
+            learn=lambda name, shown: registry.learn_fingerprint(name, shown.fingerprint, shown.serial),
+        )
+
+    def _open_transport(self) -> Transport:
+        from ctrl_exec.services.fanout import FanOut, FanOutSettings
+
+        config = self.config
+        return FanOut(
+            FanOutSettings(
+                identity=config.cert_path,
+                key=config.key_path,
+                ca=config.ca_cert_path,
+                connect_timeout_s=config.connect_timeout,
+                max_parallel=config.max_parallel,
+            )
+        )
 
     def _hook_settings(self) -> HookSettings:
         """The hook as configured now; its environment file is read at each question. Raises: ConfigError."""
