@@ -147,29 +147,40 @@ class Carrier:
         heard = self.dispatcher.agents.result(
             targets, record.reqid, record.script, encoding=record.encoding, within_s=within_s
         )
+        unstarted = []
         for result in heard:
             if result.state == "pending":
-                self._keep_missed(result)
-            elif result.is_final and result.state != "unreachable":
+                if self._is_missed(result):
+                    unstarted.append(result.host)
+            elif result.is_final:
                 self._keep(result)
+        self._start_or_lose(unstarted)
         for name in wanted - set(self._targets):
             self._lose(name, "no longer registered")
 
-    def _keep_missed(self, result: HostResult) -> None:
-        """The agent does not know the run: perhaps not yet, then never."""
+    def _is_missed(self, result: HostResult) -> bool:
+        """Whether the agent has not known the run for so long that it never will by itself."""
         now = self.dispatcher.clock()
         try:
             since = self._journal.note_missed(result.host, now)
         except StorageError as error:
             self._complain(error)
-            return
-        if now - since < MISSED_GRACE_S:
-            return
-        was_answered = self._journal.result_of(result.host).state != "pending"
-        if self._command is not None and not was_answered and not result.error:
-            self._undispatched.add(result.host)
-        else:
-            self._lose(result.host, "the agent has no record of this run")
+            return False
+        return now - since >= MISSED_GRACE_S
+
+    def _start_or_lose(self, names: list[str]) -> None:
+        """Start the run where the interrupt came before it had left us, on agents that would know."""
+        open_names = {name for name in names if self._journal.result_of(name).state == "pending"}
+        startable: set[str] = set()
+        if self._command is not None and open_names:
+            asked = [self._targets[name] for name in open_names]
+            heard = self.dispatcher.agents.ping(asked, self._journal.reqid)
+            # only an agent that keeps a record of every run can tell that it never had this one
+            startable = {found.host for found in heard if "result" in found.features}
+        self._undispatched |= startable
+        for name in names:
+            if name not in startable:
+                self._lose(name, "the agent has no record of this run")
 
     def _lose(self, name: str, reason: str) -> None:
         known = self._journal.result_of(name)
