@@ -488,7 +488,7 @@ def register(agents: list[Agent], leaves: dict[str, tuple[str, str]], port: int,
 
 def main() -> None:
     """Make what is missing, register, serve."""
-    from tests.support.fleet import build
+    from tests.support.emulated import build
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--agents", help="a JSON file of agents, made by write_agents; then nothing is made")
