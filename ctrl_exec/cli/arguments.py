@@ -179,7 +179,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Give the known word with the least edits from `word`, at most a third of its length, or ``""``."""
-    best, best_distance = "", max(1, len(word) // 3) + 1
+    best, best_distance = "", len(word) // 3 + 1
     for candidate in known:
         if abs(len(candidate) - len(word)) < best_distance:
             distance = edits(word, candidate)

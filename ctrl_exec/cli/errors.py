@@ -22,6 +22,8 @@ TABLE: dict[type[errors.CtrlExecError], tuple[int, str, str]] = {
     errors.CtrlExecError: (FAILED, "failed", ""),
     errors.InvalidInputError: (USAGE, "bad request", ""),
     errors.UsageError: (USAGE, "usage", "see `ctrl-exec {command} --help`"),
+    errors.InvalidNameError: (USAGE, "bad request", ""),
+    errors.MessageError: (USAGE, "bad request", ""),
     errors.PayloadError: (USAGE, "payload too large", ""),
     errors.ConfigError: (
         USAGE,

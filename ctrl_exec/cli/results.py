@@ -121,22 +121,27 @@ def show_gathered(output: Output, results: Iterable[HostResult]) -> None:
 
 def folded(names: Iterable[str]) -> str:
     """Give host names in the short form that commands understand: `db,web[01-03,07]`."""
-    series: dict[tuple[str, str, int], list[int]] = {}
-    singles: list[str] = []
+    series: dict[tuple[str, str], list[str]] = {}
+    shown: list[str] = []
     for name in names:
         found = _NUMBERED.fullmatch(name)
         if found and len(found[2]) <= 9:
-            # a leading zero fixes the width; 8, 9, 10 count on without one
-            width = len(found[2]) if found[2].startswith("0") else 0
-            series.setdefault((found[1], found[3], width), []).append(int(found[2]))
+            series.setdefault((found[1], found[3]), []).append(found[2])
         else:
-            singles.append(name)
-    shown = list(singles)
-    for (prefix, suffix, width), numbers in series.items():
-        spans = spans_of(sorted(numbers), width)
-        plain = len(numbers) == 1
-        shown.append(f"{prefix}{spans}{suffix}" if plain else f"{prefix}[{spans}]{suffix}")
+            shown.append(name)
+    for (prefix, suffix), digits in series.items():
+        for spans in number_spans(digits):
+            shown.append(f"{prefix}{spans}{suffix}" if spans.isdigit() else f"{prefix}[{spans}]{suffix}")
     return ",".join(sorted(shown))
+
+
+def number_spans(digits: Sequence[str]) -> list[str]:
+    """Give numbers as spans, one text a width: a leading zero fixes it, 8, 9, 10 count on without one."""
+    padded = {len(each) for each in digits if each.startswith("0")}
+    by_width: dict[int, list[int]] = {}
+    for each in digits:
+        by_width.setdefault(len(each) if len(each) in padded else 0, []).append(int(each))
+    return [spans_of(sorted(numbers), width) for width, numbers in by_width.items()]
 
 
 def spans_of(numbers: Sequence[int], width: int) -> str:
