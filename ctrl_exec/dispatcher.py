@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ctrl_exec.common.certificate import Certificate
     from ctrl_exec.common.hook import HookSettings
     from ctrl_exec.common.log import Log
     from ctrl_exec.config import Config
@@ -56,6 +57,7 @@ class Dispatcher:
         self._locks: ScriptLocks | None = None
         self._results: ResultStore | None = None
         self._agents: AgentClient | None = None
+        self._learnt: dict[str, str] = {}
 
     @property
     def registry(self) -> Registry:
@@ -125,8 +127,20 @@ class Dispatcher:
             self._transport or self._open_transport(),
             ClientSettings(read_timeout_s=config.read_timeout, run_deadline_s=config.run_deadline),
             revoked=lambda: frozenset(each.fingerprint for each in registry.revocations()),
-            learn=lambda name, shown: registry.learn_fingerprint(name, shown.fingerprint, shown.serial),
+            registered=lambda: frozenset(each.fingerprint for each in registry.records()),
+            learn=self._learn_key,
         )
+
+    def _learn_key(self, name: str, shown: Certificate) -> None:
+        """Bind an imported record to the key it showed; one key is one agent's."""
+        facts = {"host": name, "fingerprint": shown.fingerprint, "serial": shown.serial}
+        owner = self._learnt.setdefault(shown.fingerprint, name)
+        if owner != name:
+            self.log.warning("ping", error=f"{owner} has shown the same key", **facts)
+        elif self.registry.learn_fingerprint(name, shown.fingerprint, shown.serial):
+            self.log.info("ping", note="key recorded on first contact", **facts)
+        else:
+            self.log.warning("ping", error="the key of this contact could not be recorded", **facts)
 
     def _open_transport(self) -> Transport:
         from ctrl_exec.services.fanout import FanOut, FanOutSettings

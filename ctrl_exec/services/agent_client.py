@@ -102,8 +102,9 @@ class Question:
 class AgentClient:
     """Asks agents over a transport.
 
-    `revoked` gives the fingerprints of revoked keys, with which nobody is spoken. `learn` is told the
-    certificate of an agent whose key was not yet recorded, once it has proven itself.
+    `revoked` gives the fingerprints of revoked keys, with which nobody is spoken, `registered` those
+    of all agents: none of them can answer for an agent whose key is not yet recorded. `learn` is told
+    the certificate such an agent has answered with.
     """
 
     def __init__(
@@ -112,11 +113,13 @@ class AgentClient:
         settings: ClientSettings,
         *,
         revoked: Callable[[], frozenset[str]] = frozenset,
+        registered: Callable[[], frozenset[str]] = frozenset,
         learn: Callable[[str, Certificate], object] | None = None,
     ) -> None:
         self._transport = transport
         self._settings = settings
         self._revoked = revoked
+        self._registered = registered
         self._learn = learn
 
     def run(
@@ -203,19 +206,43 @@ class AgentClient:
         self, targets: Sequence[Target], question: Question, interrupt: Interrupt | None = None
     ) -> Iterator[Reply]:
         """The question to each target, and its decoded answer; what all others are made of."""
-        request = question.as_bytes()
         revoked = self._revoked()
+        make_call = self._call_maker(targets, question, revoked)
         known = {target.name: target for target in targets}
         calls = []
         for target in targets:
             if target.record.fingerprint in revoked:
                 yield Reply(target.name, "refused", error="certificate revoked")
             else:
-                calls.append(_call(target, question, request, revoked))
+                calls.append(make_call(target))
         for answer in self._transport.send(calls, interrupt):
             if answer.failure is None and answer.certificate is not None:
                 self._note_key(known[answer.key], answer.certificate)
             yield answers.read_reply(answer.key, answer)
+
+    def _call_maker(
+        self, targets: Sequence[Target], question: Question, revoked: frozenset[str]
+    ) -> Callable[[Target], Call]:
+        request = question.as_bytes()
+        has_strangers = any(not target.record.fingerprint for target in targets)
+        registered = self._registered() if has_strangers else frozenset()
+
+        def make_call(target: Target) -> Call:
+            fingerprint = target.record.fingerprint
+            return Call(
+                key=target.name,
+                host=target.record.address,
+                port=target.port,
+                request=request,
+                fingerprint=fingerprint or None,
+                limit_bytes=question.limit_bytes,
+                read_timeout_s=question.read_timeout_s,
+                deadline=question.deadline,
+                revoked=revoked,
+                foreign=frozenset() if fingerprint else registered,
+            )
+
+        return make_call
 
     def _note_key(self, target: Target, certificate: Certificate) -> None:
         if self._learn is not None and not target.record.fingerprint:
@@ -244,18 +271,3 @@ class AgentClient:
     @property
     def _output_limit_bytes(self) -> int:
         return _CHARS_A_BYTE * self._settings.max_output_bytes + 65536
-
-
-def _call(target: Target, question: Question, request: bytes, revoked: frozenset[str]) -> Call:
-    return Call(
-        key=target.name,
-        host=target.record.address,
-        port=target.port,
-        request=request,
-        fingerprint=target.record.fingerprint or None,
-        limit_bytes=question.limit_bytes,
-        read_timeout_s=question.read_timeout_s,
-        deadline=question.deadline,
-        method=question.method,
-        revoked=revoked,
-    )

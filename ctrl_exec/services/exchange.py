@@ -170,13 +170,10 @@ class Exchange:
         except CertificateError as error:
             self.fail("refused", str(error), now)
             return False
-        if self._certificate.fingerprint in self.call.revoked:
-            self.fail("refused", "certificate revoked", now)
-            return False
-        if self.call.fingerprint not in (None, self._certificate.fingerprint):
-            self.fail("refused", "certificate of another agent", now)
-            return False
-        return True
+        reason = _objection(self.call, self._certificate.fingerprint)
+        if reason:
+            self.fail("refused", reason, now)
+        return not reason
 
     def _send(self, now: float) -> None:
         sock = self._tls_socket()
@@ -358,6 +355,15 @@ class Exchange:
         if self._parser is None:
             raise AssertionError("a phase without its parser")
         return self._parser
+
+
+def _objection(call: Call, shown: str) -> str:
+    """Why a peer with that key must not get the request; empty if it may."""
+    if shown in call.revoked:
+        return "certificate revoked"
+    if shown in call.foreign or call.fingerprint not in (None, shown):
+        return "certificate of another agent"
+    return ""
 
 
 def _is_refusal(error: ssl.SSLError) -> bool:

@@ -27,7 +27,8 @@ class Call:
     `key` comes back in the answer. `host` is a name or an IP literal. `fingerprint` is the key the
     peer must show before a byte of the request leaves; None takes any certificate of the CA.
     `read_timeout_s` is patience with silence; `deadline` is a moment of `time.monotonic()` by which
-    all must be over. A peer whose key is among the `revoked` is refused.
+    all must be over. A peer whose key is among the `revoked`, or the `foreign` ones (known to be other
+    agents'), is refused.
     """
 
     key: str
@@ -38,8 +39,8 @@ class Call:
     limit_bytes: int = 1 << 20
     read_timeout_s: float = 60.0
     deadline: float | None = None
-    method: str = "POST"
     revoked: frozenset[str] = frozenset()
+    foreign: frozenset[str] = frozenset()
 
 
 @value
