@@ -82,14 +82,18 @@ class Context:
 
     @property
     def log(self) -> Log:
-        """Where this command logs: the configured target, or stderr with `-v`."""
+        """Where this command logs: the configured target, or stderr with `-v`.
+
+        Log lines that go to stderr are for files and services: on a terminal only `-v` shows them.
+        """
         if self._log is None:
             from ctrl_exec.common.log import Log
 
-            if self.is_verbose:
-                self._log = Log("ctrl-exec", "stderr", self.config.log_format, stream=self.output.stderr)
-            else:
-                self._log = Log("ctrl-exec", self.config.log_target, self.config.log_format)
+            config, stream = self.config, self.output.stderr
+            if config.log_target == "stderr" and not self.is_verbose and stream.isatty():
+                stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+            target = "stderr" if self.is_verbose else config.log_target
+            self._log = Log("ctrl-exec", target, config.log_format, stream=stream)
         return self._log
 
     @property

@@ -21,21 +21,26 @@ HOST = Argument(
 
 def execute_ping(context: Context, arguments: Arguments) -> int:
     """Ask agents whether they live, and show versions and certificate expiries."""
-    from ctrl_exec.cli.progress import Release
-    from ctrl_exec.cli.targets import with_suggestions
+    from ctrl_exec.cli.progress import Progress, Release
+    from ctrl_exec.cli.targets import expected_hosts, with_suggestions
     from ctrl_exec.common.errors import UsageError
     from ctrl_exec.operations.ping import ping
 
     patterns = target_patterns(arguments.words, arguments)
     if not patterns:
         raise UsageError("missing HOST: name the hosts, or give --all or -t TAG=VALUE")
-    with with_suggestions(context.config), Release(errors.INTERRUPTED, "") as release:
+    with (
+        with_suggestions(context.config),
+        Progress(context.output, len(expected_hosts(context.config, patterns))) as progress,
+        Release(errors.INTERRUPTED, "") as release,
+    ):
         found = ping(
             context.dispatcher,
             context.caller(arguments),
             patterns,
             agent_port=arguments.port("port"),
             interrupt=release.interrupt,
+            on_result=lambda result: progress.count(result.state),
         )
     results = [result.as_json() for result in found]
     context.output.answer({"ok": True, "results": results}, lambda: show_pings(context, results))
@@ -61,17 +66,21 @@ def exit_code(results: Iterable[Mapping[str, Any]]) -> int:
 
 def execute_discovery(context: Context, arguments: Arguments) -> int:
     """Ask agents for their scripts and tags."""
+    from ctrl_exec.cli.progress import Release
     from ctrl_exec.cli.targets import with_suggestions
     from ctrl_exec.operations.discovery import discover
 
     patterns = target_patterns(arguments.words, arguments)
-    with with_suggestions(context.config):
-        found = discover(
-            context.dispatcher, context.caller(arguments), patterns or None, agent_port=arguments.port("port")
+    with with_suggestions(context.config), Release(errors.INTERRUPTED, "") as release:
+        hosts = discover(
+            context.dispatcher,
+            context.caller(arguments),
+            patterns or None,
+            agent_port=arguments.port("port"),
+            interrupt=release.interrupt,
         )
-    hosts = dict(found)
     context.output.answer({"ok": True, "hosts": hosts}, lambda: show_capabilities(context, hosts))
-    return exit_code(hosts.values())
+    return errors.INTERRUPTED if release.is_pressed else exit_code(list(hosts.values()))
 
 
 def show_capabilities(context: Context, hosts: Mapping[str, Mapping[str, Any]]) -> None:

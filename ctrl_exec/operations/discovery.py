@@ -52,7 +52,9 @@ def discover(
     for report in dispatcher.agents.capabilities(asked, timeout_s=timeout_s, interrupt=interrupt):
         found[report.host] = report
         if report.is_ok:
-            contacts.note(report.host, version=report.version, tags=dict(report.tags))
+            # the names alone: shell completion offers them without asking anyone
+            scripts = [str(each.get("name")) for each in report.scripts[:1000]]
+            contacts.note(report.host, version=report.version, tags=dict(report.tags), scripts=scripts)
         _log(dispatcher, reqid, report, recorded[report.host])
     return {name: report.as_json() for name, report in found.items()}
 
