@@ -1,0 +1,156 @@
+"""`make install-system`: staged, and for real in a mount namespace whose /etc, /var/lib and /opt are copies."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import ROOT
+
+UNITS = sorted((ROOT / "etc" / "systemd").glob("*.service"))
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="mount namespaces and users need root")
+
+# Everything the script changes below becomes a copy that is gone with the namespace.
+IN_NAMESPACE = """
+set -eu
+mount --make-rprivate /
+for each in /etc /var/lib /opt; do
+    mkdir -p {copy}$each
+    [ $each = /etc ] && cp -a /etc/. {copy}/etc/
+    mount --bind {copy}$each $each
+done
+cd {root}
+export PYTHON={python}
+packaging/install-system install {role} {prefix}
+packaging/install-system install {role} {prefix} >/dev/null
+{check}
+packaging/install-system uninstall {role} {prefix}
+"""
+
+
+def in_namespace(tmp_path: Path, role: str, check: str) -> list[str]:
+    """The lines that `check` prints inside the namespace after two installs; then it is uninstalled."""
+    script = IN_NAMESPACE.format(
+        copy=tmp_path / "copy",
+        root=ROOT,
+        role=role,
+        prefix=tmp_path / "prefix",
+        check=check,
+        python=shutil.which("python3"),
+    )
+    made = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, timeout=300, check=False
+    )
+    if "Operation not permitted" in made.stderr and "unshare" in made.stderr:
+        pytest.skip("this machine allows no mount namespaces")
+    assert made.returncode == 0, made.stderr
+    return made.stdout.splitlines()
+
+
+@pytest.mark.root
+@needs_root
+def test_an_agent_is_installed_as_one_file_with_its_user(tmp_path: Path) -> None:
+    lines = in_namespace(
+        tmp_path,
+        "agent",
+        "stat -c '%a %U:%G %n' /etc/ctrl-exec-agent /etc/ctrl-exec-agent/agent.conf /etc/ctrl-exec-agent/scripts.conf"
+        " /var/lib/ctrl-exec-agent /opt/ctrl-exec-scripts; getent passwd ctrl-exec-agent;"
+        f" {tmp_path}/prefix/bin/ctrl-exec-agent --version; ls /etc/systemd/system/ctrl-exec-agent.service",
+    )
+    assert "750 root:ctrl-exec-agent /etc/ctrl-exec-agent" in lines
+    assert "640 root:ctrl-exec-agent /etc/ctrl-exec-agent/agent.conf" in lines
+    assert "640 root:ctrl-exec-agent /etc/ctrl-exec-agent/scripts.conf" in lines
+    assert "750 ctrl-exec-agent:ctrl-exec-agent /var/lib/ctrl-exec-agent" in lines
+    assert "750 root:ctrl-exec-agent /opt/ctrl-exec-scripts" in lines
+    assert any(line.startswith("ctrl-exec-agent:") and line.endswith("nologin") for line in lines)
+    assert any(line.startswith(("ctrl-exec-agent 0.", "0.")) for line in lines)
+    assert lines[-1].startswith("left in place:")
+    assert not (tmp_path / "prefix" / "bin" / "ctrl-exec-agent").exists()
+    assert not Path("/etc/ctrl-exec-agent").exists()
+
+
+@pytest.mark.root
+@needs_root
+def test_a_dispatcher_is_installed_and_works_as_its_service_user(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents:
+        if parent != Path("/") and parent.stat().st_uid == os.getuid() and str(parent).startswith("/tmp/"):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    program = f"{tmp_path}/prefix/bin/ctrl-exec"
+    lines = in_namespace(
+        tmp_path,
+        "dispatcher",
+        "stat -c '%a %U:%G %n' /etc/ctrl-exec /etc/ctrl-exec/ctrl-exec.conf /var/lib/ctrl-exec /var/lib/ctrl-exec/*;"
+        f" {program} check-config; {program} setup-ca; {program} setup-ctrl-exec;"
+        " stat -c '%a %U:%G %n' /etc/ctrl-exec/ca.key /etc/ctrl-exec/ca.crt /etc/ctrl-exec/identity/*.pem;"
+        f" {program} list-agents --json; {program} --version;"
+        f" grep -m1 '\"version\"' {tmp_path}/prefix/lib/ctrl-exec/ctrl-exec/openapi.json;"
+        f" ls {tmp_path}/prefix/share/man/man1",
+    )
+    text = "\n".join(lines)
+    for line in (
+        "750 root:ctrl-exec /etc/ctrl-exec",
+        "640 root:ctrl-exec /etc/ctrl-exec/ctrl-exec.conf",
+        "750 ctrl-exec:ctrl-exec /var/lib/ctrl-exec",
+        "750 root:ctrl-exec /var/lib/ctrl-exec/agents",
+        "2770 ctrl-exec:ctrl-exec /var/lib/ctrl-exec/locks",
+        "2770 ctrl-exec:ctrl-exec /var/lib/ctrl-exec/runs",
+        "2770 ctrl-exec:ctrl-exec /var/lib/ctrl-exec/pairing",
+        "600 root:root /etc/ctrl-exec/ca.key",
+    ):
+        assert line in lines, text
+    assert any(line.startswith("644 root:") and line.endswith("/ca.crt") for line in lines), text
+    assert any(line.startswith("600 ctrl-exec:") and "/identity/" in line for line in lines), text
+    assert any('"agents": []' in line for line in lines), text
+    assert "ctrl-exec.1" in text
+    assert not (tmp_path / "prefix" / "lib" / "ctrl-exec").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["install", "server", "/usr"], "expected dispatcher or agent"),
+        (["remove", "agent", "/usr"], "expected install or uninstall"),
+        (["install", "agent", "usr"], "expected an absolute path"),
+    ],
+)
+def test_wrong_words_are_refused(words: list[str], says: str) -> None:
+    made = subprocess.run(
+        [str(ROOT / "packaging" / "install-system"), *words], capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 1
+    assert says in made.stderr
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda each: each.name)
+def test_units_are_valid_and_the_services_are_hardened(unit: Path, tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd-analyze is not installed")
+    copy = tmp_path / unit.name
+    copy.write_text(unit.read_text().replace("@PREFIX@/bin/" + unit.stem, "/bin/true"))
+    made = subprocess.run(
+        [analyze, "security", "--offline=true", "--no-pager", str(copy)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    assert not made.stderr.strip(), made.stderr
+    level = float(made.stdout.strip().splitlines()[-1].split(": ")[1].split()[0])
+    if unit.stem != "ctrl-exec-agent":
+        assert level <= 2.0, made.stdout
+    text = unit.read_text()
+    assert "KillMode=process" in text
+    assert "Type=notify" in text
+    assert "WatchdogSec=" in text
+
+
+def test_the_agents_unit_lets_scripts_have_what_they_need() -> None:
+    text = (ROOT / "etc" / "systemd" / "ctrl-exec-agent.service").read_text()
+    assert "NoNewPrivileges=yes" not in text
+    assert "ProtectSystem=" not in text.replace("no ProtectSystem", "")
