@@ -102,6 +102,7 @@ class QueuedDecision:
     id: str
     action: str
     csr_digest: str
+    code: str = ""
     by: str = ""
     reason: str = ""
 

@@ -1,4 +1,4 @@
-"""`ctrl-exec setup-ca`, `setup-ctrl-exec`, `list-requests`, `approve`, `deny`, `pairing-token`, `pairing-mode`.
+"""`ctrl-exec setup-ca` and `setup-ctrl-exec`, `pairing-mode` and `pairing-token`, and the decisions.
 
 Owns the words of the pairing commands; what they do is in `operations/pairing.py` and
 `operations/setup.py`, the life of pairing mode in `cli/pairing_mode.py`.
@@ -20,7 +20,9 @@ DEFAULT_TTL_S = 3600.0
 REQUEST = Argument(
     "ID|NAME", "a waiting request, by its id, or by its host name where it is the only one", 1, 1, "request"
 )
-TAG_OPTION = Option(("-t", "--tag"), "a tag of the agent in the registry", "TAG=VALUE", is_repeated=True)
+TAGS_OPTION = Option(
+    ("-t", "--tag", "--tags"), "a tag of the agent in the registry", "TAG=VALUE[,…]", is_repeated=True
+)
 ADDRESS_OPTIONS = (
     Option(("--ip",), "the address to record for the agent", "ADDRESS"),
     Option(("--agent-port",), "the port the agent listens on (default: what it said, or 7443)", "PORT"),
@@ -36,7 +38,7 @@ def read_tags(words: Iterable[str]) -> tuple[tuple[str, str], ...]:
     from ctrl_exec.services.registry import check_tags
 
     tags: dict[str, object] = {}
-    for word in words:
+    for word in (part.strip() for each in words for part in each.split(",")):
         key, equals, text = word.partition("=")
         if not equals:
             raise UsageError(f"--tag: expected TAG=VALUE, not {word!r}")
@@ -68,7 +70,7 @@ def execute_setup_ca(context: Context, _arguments: Arguments) -> int:
     return 0
 
 
-def execute_setup(context: Context, arguments: Arguments) -> int:
+def execute_setup(context: Context, _arguments: Arguments) -> int:
     """Make the dispatcher's identity and directories; with --with-token-hook the first hour of the API."""
     from ctrl_exec.operations.setup import setup_identity
 
@@ -86,12 +88,6 @@ def execute_setup(context: Context, arguments: Arguments) -> int:
         "kept": "the identity is there already",
     }
     lines = [f"{words[done.origin]}: {done.dispatcher_id}, serial {done.identity.serial}"]
-    if arguments.flag("with-token-hook"):
-        from ctrl_exec.cli.token_hook import install_token_hook
-
-        more, shown = install_token_hook(context)
-        document |= more
-        lines += shown
     context.output.answer(document, lambda: context.output.line("\n".join(lines)))
     return 0
 
@@ -151,7 +147,7 @@ def execute_approve(context: Context, arguments: Arguments) -> int:
         ip=arguments.text("ip") or "",
         port=arguments.port("agent-port") or 0,
         lookup_by=arguments.text("lookup-by") or "",
-        tags=read_tags(arguments.many("tag")),
+        tags=read_tags(arguments.many("tags")),
         code=arguments.text("code") or "",
         is_legacy=arguments.flag("legacy"),
         is_replacing=arguments.flag("replace"),
@@ -253,7 +249,7 @@ COMMANDS = {
         arguments=(REQUEST,),
         options=(
             *ADDRESS_OPTIONS,
-            TAG_OPTION,
+            TAGS_OPTION,
             Option(("--code",), "the code the agent shows; refused if the request has another", "CODE"),
             Option(("--legacy",), "approve an older peer, whose code does not protect against a relay"),
             Option(("--replace",), "give a name that is registered already to this agent"),

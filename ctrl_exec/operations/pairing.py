@@ -347,18 +347,24 @@ class Signer:
         if now - self.queue.last_beat() >= 5:
             self.queue.beat(now)
             self._tidy(now)
-        for decision in self.queue.take_decisions():
-            self._carry_out(decision)
+        if self._config.pairing_api_approve:  # else nobody but a signer may decide
+            for decision in self.queue.take_decisions():
+                self._carry_out(decision)
         for shown in self.requests():
             if shown.request.proof:
                 self._redeem(shown, now)
 
     def _carry_out(self, decision: QueuedDecision) -> None:
+        by = decision.by or "api"
         try:
-            if decision.action == "approve":
-                self.approve(decision.id, Approval(csr_digest=decision.csr_digest, by=decision.by or "api"))
+            if decision.action != "approve":
+                self.deny(decision.id, decision.reason, by=by)
+            elif not decision.code:
+                raise PairingError("a queued approval must bring the code its person compared")
             else:
-                self.deny(decision.id, decision.reason, by=decision.by or "api")
+                self.approve(
+                    decision.id, Approval(csr_digest=decision.csr_digest, code=decision.code, by=by)
+                )
         except CtrlExecError as error:
             self._log.warning("pair-reject", reqid=decision.id, reason=str(error))
 
