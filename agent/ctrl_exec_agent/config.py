@@ -122,7 +122,8 @@ class AgentConfig:
     executor_socket: str | None = field(
         default=None,
         kind=settings.PATH,
-        doc="The socket of the executor that runs scripts with a profile; this version has none and refuses it.",
+        doc="The socket of the executor that runs scripts with a profile; "
+        "this version has none and refuses the key.",
     )
     auth_hook: str | None = field(
         default=None, kind=settings.PATH, doc="A program asked before each run, discovery and rotation."

@@ -18,7 +18,7 @@ from ctrl_exec.common.errors import (
     InvalidNameError,
     StorageError,
 )
-from ctrl_exec.common.hook import HookQuestion, HookSettings, ask_hook
+from ctrl_exec.common.hook import HookQuestion, ask_hook
 from ctrl_exec.common.messages import FEATURES, decode_run, encode, parse_object, text_of
 from ctrl_exec.common.names import check_reqid, check_script
 from ctrl_exec.common.routing import Response
@@ -30,15 +30,12 @@ from ctrl_exec_agent.sidecar import load_sidecar
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import Any
 
-    from ctrl_exec.common.log import Log
     from ctrl_exec.common.messages import RunCommand
     from ctrl_exec.common.routing import Request
-    from ctrl_exec_agent.allowlist import Allowlist, Script
-    from ctrl_exec_agent.config import AgentConfig
-    from ctrl_exec_agent.spool import Spool
+    from ctrl_exec_agent.allowlist import Script
+    from ctrl_exec_agent.generation import Parts
 
 NOT_PERMITTED = "script not permitted"
 ALREADY_RUNNING = "script already running"
@@ -51,23 +48,6 @@ class Peer:
     dispatcher: str
     serial: str
     ip: str
-
-
-@value
-class Parts:
-    """What one generation of the configuration serves with; `expiry` is our certificate's end.
-
-    `environment` is what scripts get, `hook` the auth hook's settings if there is one.
-    """
-
-    config: AgentConfig
-    name: str
-    allowlist: Allowlist
-    log: Log
-    spool: Spool
-    environment: Mapping[str, str]
-    hook: HookSettings | None
-    expiry: str
 
 
 def answer(status: int, document: dict[str, Any]) -> Response:

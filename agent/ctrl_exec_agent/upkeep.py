@@ -19,7 +19,8 @@ from ctrl_exec_agent.handlers import answer
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ctrl_exec.common.routing import Request, Response
-    from ctrl_exec_agent.handlers import Handlers, Parts, Peer
+    from ctrl_exec_agent.generation import Parts
+    from ctrl_exec_agent.handlers import Handlers, Peer
 
 
 class Upkeep:
