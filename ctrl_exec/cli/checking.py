@@ -80,9 +80,9 @@ def examine_all(context: Context, is_local: bool) -> Iterator[Finding]:
         return
     yield from doctor.examine(config)
     if not is_local:
-        from ctrl_exec.cli import doctor_agents
+        from ctrl_exec.cli.doctor_agents import examine as examine_agents
 
-        yield from doctor_agents.examine(context.dispatcher)
+        yield from examine_agents(context.dispatcher)
 
 
 def show_finding(context: Context, finding: Finding) -> None:

@@ -54,6 +54,13 @@ def main() -> NoReturn:
     if words == ["--version"]:
         sys.stdout.write(f"ctrl-exec {__version__}\n")
         leave(0)
+    if not sys.flags.utf8_mode and sys.getfilesystemencoding() != "utf-8":
+        # an old locale: arguments are bytes for the script all the same, and answers stay UTF-8
+        words = [os.fsencode(word).decode("utf-8", "surrogateescape") for word in words]
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # the real streams have it
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # as above
     leave(run(words, dict(os.environ), sys.stdin, sys.stdout, sys.stderr))
 
 

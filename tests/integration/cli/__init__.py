@@ -1,0 +1,1 @@
+"""The command line against agents that answer, lie or are not there."""
