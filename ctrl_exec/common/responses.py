@@ -10,6 +10,10 @@ import re
 
 from ctrl_exec.common.errors import PeerError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 HEAD_LIMIT_BYTES = 32 * 1024
 MAX_HEADER_LINES = 64
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [\t\x20-\xff]*)?")
@@ -34,7 +38,9 @@ class ResponseParser:
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._left: int | None = None  # bytes of the body or chunk still to come; None: until close
-        self._step = self._head
+        # not a bound method: the cycle would keep the body until a garbage collection, which daemons
+        # turn off
+        self._step: Callable[[ResponseParser], bool] = ResponseParser._head
 
     @property
     def body(self) -> bytes:
@@ -65,7 +71,7 @@ class ResponseParser:
     def feed(self, chunk: bytes) -> bool:
         """Take bytes; True once the response is whole."""
         self._buffer += chunk
-        while not self.is_done and self._step():
+        while not self.is_done and self._step(self):
             pass
         return self.is_done
 
@@ -73,7 +79,7 @@ class ResponseParser:
         """The peer closed. Raises: PeerError unless that ends the response."""
         if self.is_done:
             return
-        if self._step == self._until_close:
+        if self._step is ResponseParser._until_close:
             self.is_done = True
             return
         raise PeerError("the agent closed the connection before its answer was whole")
@@ -121,16 +127,16 @@ class ResponseParser:
         elif coding is not None:
             if coding.strip().lower() != "chunked" or length is not None:
                 raise PeerError("the answer has a transfer coding that is not chunked alone")
-            self._left, self._step = 0, self._chunk_size
+            self._left, self._step = 0, ResponseParser._chunk_size
         elif length is None:
-            self._left, self._step = None, self._until_close
+            self._left, self._step = None, ResponseParser._until_close
         elif not _LENGTH.fullmatch(length):
             raise PeerError("the answer has a bad content-length")
         else:
             self._left = int(length)
             if self._left > self.limit_bytes:
                 raise PeerError("answer too large", kind="too large")
-            self._step = self._counted
+            self._step = ResponseParser._counted
             self.is_done = self._left == 0
 
     def _take(self, count: int) -> None:
@@ -171,7 +177,7 @@ class ResponseParser:
         if not found:
             raise PeerError("the answer has a bad chunk size")
         self._left = int(found[1], 16)
-        self._step = self._chunk if self._left else self._trailer
+        self._step = ResponseParser._chunk if self._left else ResponseParser._trailer
         return True
 
     def _chunk(self) -> bool:
@@ -184,7 +190,7 @@ class ResponseParser:
         if self._buffer[:2] != b"\r\n":
             raise PeerError("the answer has a bad chunk end")
         del self._buffer[:2]
-        self._step = self._chunk_size
+        self._step = ResponseParser._chunk_size
         return True
 
     def _trailer(self) -> bool:
