@@ -20,7 +20,7 @@ from contextlib import suppress
 
 from ctrl_exec.common import files
 from ctrl_exec.common.clock import epoch_now
-from ctrl_exec.common.errors import CtrlExecError, MessageError, StorageError
+from ctrl_exec.common.errors import CtrlExecError, StorageError
 from ctrl_exec.common.names import REQID, check_reqid
 from ctrl_exec.common.value import replace
 from ctrl_exec.services.records import decode_record, encode_record, merge_events
@@ -173,8 +173,7 @@ class ResultStore:
             self._make_dirs()
             self._lay_down(record, made, fds)
         except BaseException as error:
-            for fd in fds:
-                os.close(fd)
+            _close(fds)
             for path in made:
                 with suppress(OSError):
                     os.unlink(path)
@@ -206,26 +205,26 @@ class ResultStore:
 
     def load(self, reqid: str) -> RunRecord | None:
         """The record with what its events add; None if there is none. Raises: StorageError."""
-        path = self._path(check_reqid(reqid), ".json")
+        record = self._read(check_reqid(reqid))
+        if record is None:
+            return None
+        if record.complete:
+            return record
+        merged = merge_events(record, _lines(self._path(reqid, ".events")))
+        if os.path.exists(self._path(reqid, ".lock")):
+            return merged
+        # finished between the two readings: the events are gone, the record has it all
+        return self._read(reqid) or merged
+
+    def _read(self, reqid: str) -> RunRecord | None:
+        path = self._path(reqid, ".json")
         document = files.read_json(path, RECORD_LIMIT_BYTES)
         if document is None:
             return None
         try:
-            record = decode_record(document)
+            return decode_record(document)
         except CtrlExecError as error:
             raise StorageError(f"is no run record ({error})", path=path) from error
-        if record.complete:
-            return record
-        merged = merge_events(record, _lines(self._path(reqid, ".events")))
-        # finished between the two readings: the events are gone, the record has it all
-        return merged if os.path.exists(self._path(reqid, ".lock")) else self._load_again(path, merged)
-
-    def _load_again(self, path: str, merged: RunRecord) -> RunRecord:
-        with suppress(CtrlExecError):
-            document = files.read_json(path, RECORD_LIMIT_BYTES)
-            if document is not None and document.get("complete"):
-                return decode_record(document)
-        return merged
 
     def is_carried(self, reqid: str) -> bool:
         """Whether some process carries the run. Raises: StorageError."""
@@ -246,28 +245,32 @@ class ResultStore:
 
         Raises: StorageError.
         """
-        lock_fd = self._lock_again(check_reqid(reqid))
+        if not os.path.exists(self._path(check_reqid(reqid), ".json")):
+            return None
+        lock_fd = self._lock_again(reqid)
         if lock_fd is None:
             return None
-        events_fd = -1
+        fds = [lock_fd]
         try:
-            document = files.read_json(self._path(reqid, ".json"), RECORD_LIMIT_BYTES)
-            if document is None or document.get("complete"):
-                if document is not None:
-                    files.remove(self._path(reqid, ".lock"))
-                os.close(lock_fd)
-                return None
-            events_fd = _open_events(self._path(reqid, ".events"))
-            _cut_torn_line(events_fd)
-            record = merge_events(decode_record(document), _lines(self._path(reqid, ".events")))
-        except BaseException as error:
-            for fd in {lock_fd, events_fd} - {-1}:
-                with suppress(OSError):
-                    os.close(fd)
-            if isinstance(error, OSError | MessageError):
-                raise StorageError(str(error), path=self._path(reqid, ".json")) from error
+            record = self._read(reqid)
+            if record is not None and not record.complete:
+                return self._open_again(record, fds)
+            if record is not None:
+                files.remove(self._path(reqid, ".lock"))
+        except BaseException:
+            _close(fds)
             raise
-        return RunJournal(self._directory, record, lock_fd, events_fd)
+        _close(fds)
+        return None
+
+    def _open_again(self, record: RunRecord, fds: list[int]) -> RunJournal:
+        path = self._path(record.reqid, ".events")
+        fds.append(_open_events(path))
+        try:
+            _cut_torn_line(fds[1])
+        except OSError as error:
+            raise StorageError(error.strerror or str(error), path=path) from error
+        return RunJournal(self._directory, merge_events(record, _lines(path)), fds[0], fds[1])
 
     def _lock_again(self, reqid: str) -> int | None:
         path = self._path(reqid, ".lock")
@@ -381,6 +384,11 @@ def _open_events(path: str) -> int:
     with suppress(OSError):
         os.fchmod(fd, _FILE_MODE)
     return fd
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _cut_torn_line(fd: int) -> None:

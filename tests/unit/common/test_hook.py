@@ -242,7 +242,14 @@ def test_the_environment_is_built_up(tmp_path: Path) -> None:
     path = tmp_path / "env"
     path.write_text('# tokens\n\nAUTH_URL="https://auth.example.net/"\nEMPTY=\nUNUSED=1\n')
     path.chmod(0o600)
-    inherited = {"LANG": "C.UTF-8", "TZ": "UTC", "AUTH_URL": "x", "PATH": "/evil", "LD_PRELOAD": "e", "OTHER": "o"}
+    inherited = {
+        "LANG": "C.UTF-8",
+        "TZ": "UTC",
+        "AUTH_URL": "x",
+        "PATH": "/evil",
+        "LD_PRELOAD": "e",
+        "OTHER": "o",
+    }
     found = hook_environment(("AUTH_URL", "EMPTY", "OTHER", "ABSENT"), str(path), inherited, "/home/service")
     assert dict(found) == {
         "PATH": DEFAULT_PATH, "HOME": "/home/service", "LANG": "C.UTF-8", "TZ": "UTC",
@@ -281,7 +288,9 @@ def test_a_bad_environment_file_names_its_line(tmp_path: Path, content: str) -> 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    args=st.lists(st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",))), max_size=5),
+    args=st.lists(
+        st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",))), max_size=5
+    ),
     username=st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",))),
 )
 def test_any_text_arrives_as_it_was(args: list[str], username: str, tmp_path_factory) -> None:

@@ -27,7 +27,9 @@ class Agents:
 
 
 WEBS = tuple(AgentRecord(f"web{n:02d}", tags=(("role", "web"), ("env", "a:b"))) for n in range(1, 21))
-AGENTS = Agents(*WEBS, AgentRecord("db-01", port=7500, tags=(("role", "db"),)), AgentRecord("n8"), AgentRecord("n10"))
+AGENTS = Agents(
+    *WEBS, AgentRecord("db-01", port=7500, tags=(("role", "db"),)), AgentRecord("n8"), AgentRecord("n10")
+)
 
 
 def names(*patterns: str, limit: int = 100) -> list[str]:
@@ -58,7 +60,9 @@ def test_patterns_stand_for_registered_hosts_in_the_order_asked(patterns, expect
     assert names(*patterns) == expected
 
 
-@pytest.mark.parametrize(("pattern", "expanded"), [("web01", False), ("web01:1", False), ("web[01-01]", True), ("@all", True)])
+@pytest.mark.parametrize(
+    ("pattern", "expanded"), [("web01", False), ("web01:1", False), ("web[01-01]", True), ("@all", True)]
+)
 def test_expansion_is_reported(pattern: str, expanded: bool) -> None:
     """Only patterns make the answer say what they stood for."""
     assert resolve_targets([pattern], AGENTS, 100).expanded is expanded
@@ -116,7 +120,8 @@ def test_bad_syntax_is_named(pattern) -> None:
     except InvalidInputError as error:
         assert error.field == "hosts"
     else:  # a tag nobody can have is just unknown
-        assert pattern == "@all=" and targets.unknown == ("@all=",)
+        assert pattern == "@all="
+        assert targets.unknown == ("@all=",)
 
 
 @pytest.mark.parametrize("patterns", [[], "web01", ["!web01"], ["!@all"]])
