@@ -37,7 +37,10 @@ def parse_iso_z(text: str) -> datetime:
     Raises: MessageError.
     """
     try:
-        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+        # strptime would do; importing its module costs 3 ms, and this is read at every ping
+        if len(text) != 20 or text[4] + text[7] + text[10] + text[13] + text[16] + text[19] != "--T::Z":
+            raise ValueError(text)
+        return datetime.fromisoformat(text)
     except (ValueError, TypeError) as error:
         raise MessageError(f"{text!r} is not a time like 2026-01-15T12:00:00Z") from error
 

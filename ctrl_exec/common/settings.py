@@ -8,7 +8,6 @@ what was expected; a program that cannot read its configuration does not start (
 
 from __future__ import annotations
 
-import ipaddress
 import re
 
 from ctrl_exec.common.errors import ConfigError
@@ -17,6 +16,7 @@ from ctrl_exec.common.value import MISSING, Field, fields, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import ipaddress
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any, TypeVar
 
@@ -218,10 +218,14 @@ def _read_size(text: str) -> int:
 
 
 def _read_networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    import ipaddress
+
     return tuple(ipaddress.ip_network(part, strict=False) for part in _read_list(text))
 
 
 def _read_addresses(text: str) -> tuple[str, ...]:
+    import ipaddress
+
     return tuple(str(ipaddress.ip_address(part)) for part in _read_list(text)) or _refuse(text)
 
 
