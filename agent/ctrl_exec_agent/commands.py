@@ -14,6 +14,7 @@ import sys
 import ctrl_exec
 from ctrl_exec.common.clock import openssl_time
 from ctrl_exec.common.errors import CtrlExecError, StorageError, UsageError
+from ctrl_exec.common.files import read_bounded
 from ctrl_exec.common.names import new_reqid
 from ctrl_exec.common.value import value
 from ctrl_exec_agent import renewal
@@ -132,13 +133,50 @@ def _add_pairing(commands: Any) -> None:
     pairing.add_argument("--ca-fingerprint", metavar="FP", help="SHA-256 of its CA: no code to compare here")
     pairing.add_argument("--token", metavar="TOKEN", help="a pairing token (better: --token-file)")
     pairing.add_argument("--token-file", metavar="FILE", help="a file that holds a pairing token")
+    pairing.add_argument(
+        "--lookup-by", choices=("hostname", "ip"), help="ask to be dialled by name or by address"
+    )
+    pairing.add_argument(
+        "--ip", metavar="ADDRESS", help="the address to be dialled at, if not the calling one"
+    )
     pairing.add_argument("--legacy", action="store_true", help="accept an older dispatcher, open to a relay")
     pairing.add_argument("--timeout", type=int, default=600, metavar="SECONDS", help="how long to wait")
     pairing.set_defaults(execute=_request_pairing)
 
 
 def _request_pairing(context: Context) -> int:
-    raise UsageError("pairing is not available")
+    from ctrl_exec_agent.enrolment import PairingWish, request_pairing
+
+    options = context.options
+    wish = PairingWish(
+        dispatcher=options.dispatcher,
+        port=options.port,
+        ca_fingerprint=options.ca_fingerprint or "",
+        token=_token_of(options.token, options.token_file),
+        is_legacy=options.legacy,
+        timeout_s=options.timeout,
+        lookup_by=options.lookup_by or "",
+        ip=options.ip or "",
+    )
+    enrolled = request_pairing(context.config, wish, lambda text: print(text, file=sys.stderr, flush=True))
+    document = {
+        "ok": True, "paired": True, "dispatcher": enrolled.dispatcher_id,
+        "dispatcher_serial": enrolled.dispatcher_serial,
+    }  # fmt: skip
+    context.show(document, f"paired with {enrolled.dispatcher_id}; now: systemctl restart {PROGRAM}")
+    return 0
+
+
+def _token_of(token: str | None, path: str | None) -> str:
+    if path is None:
+        return token or ""
+    if token is not None:
+        raise UsageError("--token and --token-file: give one of them")
+    try:
+        content = sys.stdin.readline(4096) if path == "-" else read_bounded(path, 4096, follow=True).decode()
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise UsageError(f"--token-file {path}: no such file, or not text") from error
+    return content.split("\n")[0].strip()
 
 
 def _pairing_status(context: Context) -> int:
