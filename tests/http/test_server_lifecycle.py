@@ -94,11 +94,11 @@ def test_busy_tls_clients_get_503_too(ca: TestCA, leaf: Leaf, tmp_path: Path) ->
     with Server(tmp_path, max_children=2, tls=[str(leaf.crt), str(leaf.key_path), None]) as server:
         busy = []
         context = ssl.create_default_context(cafile=str(ca.path))
-        for _ in range(2):
+        for number in range(2):
             sock = context.wrap_socket(server.connect(), server_hostname="localhost")
-            sock.sendall(request("/wait").encode())
+            sock.sendall(request(f"/wait?file={tmp_path / str(number)}").encode())
             busy.append(sock)
-        eventually(lambda: len(children_of(server.pid)) == 2)
+        eventually(lambda: len(list(tmp_path.glob("*.begun"))) == 2)
         assert over_tls(server, ca, request("/x")).startswith(b"HTTP/1.1 503")
         for sock in busy:
             sock.close()
@@ -221,6 +221,7 @@ def test_a_reload_under_load_drops_nothing(tmp_path: Path) -> None:
         assert not failures
         assert server.get("/reloaded") == {"reloaded": "two"}
         assert read_all(slow).startswith(b"HTTP/1.1 200")
+        slow.close()
         text.write_text("bad")
         server.process.send_signal(signal.SIGHUP)
         server.wait_for('ACTION=reload ERROR="a bad configuration"')
@@ -265,10 +266,8 @@ def test_a_reload_ends_idle_connections(tmp_path: Path) -> None:
 
 
 def test_sigterm_lets_those_at_work_finish(tmp_path: Path) -> None:
-    with Server(tmp_path, drain_s=20) as server:
-        sock = server.connect()
+    with Server(tmp_path, drain_s=20) as server, server.connect() as sock, server.connect() as silent:
         sock.sendall(request("/sleep?s=1").encode())
-        silent = server.connect()
         eventually(lambda: children_of(server.pid))
         server.process.send_signal(signal.SIGTERM)
         assert read_all(silent) == b""
@@ -280,11 +279,9 @@ def test_sigterm_lets_those_at_work_finish(tmp_path: Path) -> None:
 
 
 def test_at_the_end_of_the_drain_those_at_work_are_told(tmp_path: Path) -> None:
-    word = tmp_path / "word"
-    with Server(tmp_path, drain_s=0.3) as server:
-        sock = server.connect()
-        sock.sendall(request(f"/wait?file={word}").encode())
-        eventually(lambda: children_of(server.pid))
+    with Server(tmp_path, drain_s=0.3) as server, server.connect() as sock:
+        sock.sendall(request(f"/wait?file={tmp_path / 'word'}").encode())
+        eventually((tmp_path / "word.begun").exists)
         server.process.send_signal(signal.SIGTERM)
         assert b'"drained"' in read_all(sock)
         assert server.process.wait(20) == 0
@@ -331,9 +328,13 @@ def test_a_socket_handed_over_by_the_service_manager_is_used(tmp_path: Path) -> 
 
     with socket.create_server(("127.0.0.1", 0)) as given:
         port = given.getsockname()[1]
-        # the shell puts its own pid into LISTEN_PID and becomes the server, as systemd does it
-        script = f'exec 3<&{given.fileno()}; export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@"'
-        argv = ["/bin/sh", "-c", script, "sh", sys.executable, "-m", "tests.support.plain_server", "{}"]
+        # a program that puts its own pid into LISTEN_PID and becomes the server, as systemd does it
+        script = (
+            "import os, sys; os.dup2(int(sys.argv[1]), 3); "
+            "os.environ |= {'LISTEN_PID': str(os.getpid()), 'LISTEN_FDS': '1'}; "
+            "os.execv(sys.executable, [sys.executable, '-m', 'tests.support.plain_server', '{}'])"
+        )
+        argv = [sys.executable, "-c", script, str(given.fileno())]
         process = subprocess.Popen(
             argv, env=environment(), pass_fds=[given.fileno()], stderr=subprocess.DEVNULL
         )

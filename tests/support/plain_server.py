@@ -79,11 +79,14 @@ def die(request: Request, child: Child) -> Response:
 
 
 def wait(request: Request, child: Child) -> Response:
-    """Work until the client hangs up or the drain ends; says which in a file."""
+    """Work until the client hangs up or the drain ends; says that it began, and which, in files."""
+    name = dict(request.query).get("file")
+    if name:
+        Path(name + ".begun").touch()
     watched = child.watch(request.connection)
     watched.poll(60)
     word = "hung-up" if request.connection.has_hung_up() else "drained" if child.is_drained() else "neither"
-    if name := dict(request.query).get("file"):
+    if name:
         Path(name).write_text(word)
     return json_response(200, {"ended": word})
 
