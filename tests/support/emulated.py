@@ -46,8 +46,9 @@ def build(directory: Path, count: int, behaviour: dict[str, Any]) -> Made:
 class Fleet:
     """Emulated agents in one child process; use as a context manager."""
 
-    def __init__(self, directory: Path, *, rsa_bits: int = 0) -> None:
+    def __init__(self, directory: Path, *, rsa_bits: int = 0, command_prefix: tuple[str, ...] = ()) -> None:
         self.directory = directory
+        self._prefix = command_prefix
         self.authority = TestCA(directory / "pki", rsa_bits=rsa_bits)
         self.identity = self.authority.dispatcher()
         self.agents: list[Agent] = []
@@ -62,11 +63,11 @@ class Fleet:
         """The path of the CA certificate."""
         return str(self.authority.path)
 
-    def add(self, name: str, leaf: Leaf | None = None, **behaviour: Any) -> Agent:
+    def add(self, name: str, leaf: Leaf | None = None, ip: str = "", **behaviour: Any) -> Agent:
         """One more agent; before the start."""
         self.leaves[name] = leaf or self.authority.issue(name)
         agent = Agent(
-            name=name, ip=next(self._addresses), pem=str(self.leaves[name].pem), ca=self.ca, **behaviour
+            name=name, ip=ip or next(self._addresses), pem=str(self.leaves[name].pem), ca=self.ca, **behaviour
         )
         self.agents.append(agent)
         return agent
@@ -81,7 +82,10 @@ class Fleet:
         listing = self.directory / "agents.json"
         write_agents(self.agents, listing)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.emulator", "--agents", str(listing), "--log", str(self.log_path)],
+            [
+                *self._prefix, sys.executable, "-m", "tests.support.emulator",
+                "--agents", str(listing), "--log", str(self.log_path),
+            ],
             env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
         assert self._process.stdout is not None

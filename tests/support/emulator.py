@@ -12,6 +12,7 @@ makes a CA and a dispatcher identity below DIR unless they are there, prints one
 from __future__ import annotations
 
 import argparse
+import functools
 import heapq
 import itertools
 import json
@@ -63,7 +64,7 @@ class Agent:
     truncated: dict[str, int] = field(default_factory=dict)
 
 
-class Gone(Exception):
+class GoneError(Exception):
     """The other side closed, or we want to."""
 
 
@@ -190,7 +191,7 @@ class Connection:
     def send(self, payload: bytes) -> Steps:
         view = memoryview(payload)
         while view:
-            sent = yield from self.until(lambda: self.sock.send(view))
+            sent = yield from self.until(functools.partial(self.sock.send, view))
             view = view[sent:]
 
     def goodbye(self) -> None:
@@ -202,7 +203,7 @@ class Connection:
 
     def reset(self) -> None:
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        raise Gone
+        raise GoneError
 
     def forever(self) -> Steps:
         while True:
@@ -426,7 +427,7 @@ class Emulator:
     def _go_on(self, connection: Connection, fd: int) -> None:
         try:
             wish, duration_s = next(connection.steps)
-        except (StopIteration, Gone, OSError):
+        except (StopIteration, GoneError, OSError):
             self._connections.pop(fd, None)
             try:
                 self._epoll.unregister(fd)
