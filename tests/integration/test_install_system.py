@@ -18,7 +18,7 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="mount namespaces and u
 IN_NAMESPACE = """
 set -eu
 mount --make-rprivate /
-for each in /etc /var/lib /opt; do
+for each in {places}; do
     mkdir -p {copy}$each
     [ $each = /etc ] && cp -a /etc/. {copy}/etc/
     mount --bind {copy}$each $each
@@ -36,6 +36,8 @@ def in_namespace(tmp_path: Path, role: str, check: str) -> list[str]:
     """The lines that `check` prints inside the namespace after two installs; then it is uninstalled."""
     script = IN_NAMESPACE.format(
         copy=tmp_path / "copy",
+        # the agent's scripts live in /opt; a dispatcher's Python packages may come from there
+        places="/etc /var/lib /opt" if role == "agent" else "/etc /var/lib",
         root=ROOT,
         role=role,
         prefix=tmp_path / "prefix",
