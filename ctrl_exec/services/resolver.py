@@ -41,13 +41,13 @@ class _Child:
 
     __slots__ = ("deadline", "name", "pid", "socket")
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, resolve: Callable[[str], bytes]) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket = ours
         self.name = ""
         self.deadline = 0.0
         try:
-            self.pid = process.fork_child(lambda: _answer_names(theirs, timeout_s))
+            self.pid = process.fork_child(lambda: _answer_names(theirs, timeout_s, resolve))
         finally:
             theirs.close()
         ours.setblocking(False)
@@ -65,13 +65,19 @@ class Resolver:
     """Resolves the names of one set of calls, each once.
 
     `watch(fd)` is called for each descriptor the owner must poll, `unwatch(fd)` before it closes;
-    readable ones are handed to `receive`.
+    readable ones are handed to `receive`. `resolve` runs in a child and replaces the system's resolver
+    in tests.
     """
 
     def __init__(
-        self, timeout_s: float, watch: Callable[[int], None], unwatch: Callable[[int], None]
+        self,
+        timeout_s: float,
+        watch: Callable[[int], None],
+        unwatch: Callable[[int], None],
+        resolve: Callable[[str], bytes] | None = None,
     ) -> None:
         self._timeout_s = timeout_s
+        self._resolve = resolve or ask_system
         self._watch = watch
         self._unwatch = unwatch
         self._known: dict[str, tuple[Addresses, str]] = {}
@@ -174,7 +180,7 @@ class Resolver:
         if len(self._children) >= _MAX_CHILDREN:
             return None
         try:
-            child = _Child(self._timeout_s)
+            child = _Child(self._timeout_s, self._resolve)
         except OSError:  # no room for a process now; the names wait for those there are
             return None
         self._children[child.socket.fileno()] = child
@@ -182,7 +188,7 @@ class Resolver:
         return child
 
 
-def _answer_names(channel: socket.socket, timeout_s: float) -> None:
+def _answer_names(channel: socket.socket, timeout_s: float, resolve: Callable[[str], bytes]) -> None:
     """The child: a name in, its addresses out, until the other end closes."""
     own = channel.fileno()
     os.closerange(3, own)  # inherited ends of other pipes would keep their readers waiting
@@ -193,11 +199,12 @@ def _answer_names(channel: socket.socket, timeout_s: float) -> None:
         if not name:
             return
         signal.alarm(int(timeout_s) + 2)  # should the owner be killed while we wait for a server
-        channel.send(_resolve(name))
+        channel.send(resolve(name))
         signal.alarm(0)
 
 
-def _resolve(name: str) -> bytes:
+def ask_system(name: str) -> bytes:
+    """`<family> <address>` a line as the system resolves it, or `!` and what went wrong."""
     try:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
