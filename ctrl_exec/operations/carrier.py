@@ -120,24 +120,18 @@ class Carrier:
         heard = self.dispatcher.agents.run(
             targets, self._command, read_timeout_s=self._read_timeout_s, interrupt=interrupt
         )
+        broken = []
         for result in heard:
             kept = self._keep(_still_open(result))
-            if on_result is not None:
+            if kept.error.startswith(BROKEN):
+                broken.append(kept.host)
+            elif on_result is not None:
                 on_result(kept)
-        if interrupt is None or not interrupt.is_set():
-            self._ask_broken(on_result)
-
-    def _ask_broken(self, on_result: Callable[[HostResult], None] | None) -> None:
-        broken = [
-            name for name in self._journal.pending if self._journal.result_of(name).error.startswith(BROKEN)
-        ]
-        if not broken:
-            return
-        self.ask(broken)
-        for name in broken:
-            result = self._journal.result_of(name)
-            if result.is_final and on_result is not None:
-                on_result(result)
+        if broken and (interrupt is None or not interrupt.is_set()):
+            self.ask(broken, within_s=self._read_timeout_s)
+        if on_result is not None:
+            for name in broken:
+                on_result(self._journal.result_of(name))
 
     def ask(self, names: Iterable[str] | None = None, *, within_s: float | None = None) -> None:
         """Ask the agents of unfinished hosts what became of the run, once."""

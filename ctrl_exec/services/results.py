@@ -300,7 +300,7 @@ class ResultStore:
         latest = (epoch_now() if now is None else now) - self._retention_s
         if latest < 0:
             return 0
-        cutoff = f"{latest:08x}"
+        cutoff = f"{min(latest, 0xFFFFFFFF):08x}"
         count = 0
         for name in _names(done):
             completed, _, reqid = name.partition("-")

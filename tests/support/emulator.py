@@ -166,7 +166,9 @@ class Connection:
             import base64
 
             stdout, stderr = (base64.b64encode(each.encode()).decode() for each in (stdout, stderr))
-        result = {"exit": agent.exit, "stdout": stdout, "stderr": stderr}
+        result: dict[str, Any] = {"exit": agent.exit, "stdout": stdout, "stderr": stderr}
+        if body.get("encoding") == "base64" and "base64" in agent.features and not agent.older:
+            result["encoding"] = "base64"
         if agent.truncated:
             result["truncated"] = agent.truncated
         self.emulator.begin(agent, body["reqid"], body["script"], result)

@@ -1,0 +1,1 @@
+"""Runs, their carriers and records, as real processes against emulated agents."""

@@ -1,0 +1,31 @@
+"""Emulated agents for all tests of one process; a dispatcher for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.runs.dispatching import Bench
+from tests.support.emulated import Fleet
+
+
+@pytest.fixture(scope="session")
+def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Five that answer, two that take 2 and 1000 seconds, one that cuts its answers, one that fails."""
+    fleet = Fleet(tmp_path_factory.mktemp("agents"))
+    fleet.add_many(5, tags={"role": "web"})
+    fleet.add("slow", delay_s=2.0, stdout="slow\n")
+    fleet.add("endless", delay_s=1000.0)
+    fleet.add("cut", lie="cut")
+    fleet.add("bad", exit=3, stderr="wrong\n")
+    fleet.add("large", stdout_bytes=300_000)
+    fleet.add("older", older=True)
+    with fleet:
+        yield fleet
+
+
+@pytest.fixture
+def bench(tmp_path: Path, agents: Fleet) -> Bench:
+    return Bench(tmp_path, agents)
