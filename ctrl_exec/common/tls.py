@@ -69,12 +69,26 @@ def _load_identity(context: ssl.SSLContext, certificate: str, key: str) -> None:
             reason = "cannot be read" if os.path.exists(path) else "does not exist"
             raise CertificateError(f"{path}: {reason}")
     try:
-        # an encrypted key must fail, not ask on a terminal that is not there
-        context.load_cert_chain(certificate, key, password=lambda: b"")
+        _load_pair(context, certificate, key)
     except (ssl.SSLError, OSError, ValueError) as error:
         raise CertificateError(
             f"{certificate}: no usable certificate with its key {key} ({_words(error)})"
         ) from error
+
+
+def _load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    """Load both; again when they do not match, for OpenSSL opens the files one after the other, and a
+    swapped link (identity/current) may lead to another pair in between."""
+    for attempts_left in (2, 1, 0):
+        try:
+            # an encrypted key must fail, not ask on a terminal that is not there
+            context.load_cert_chain(
+                os.path.realpath(certificate), os.path.realpath(key), password=lambda: b""
+            )
+            return
+        except ssl.SSLError as error:
+            if not attempts_left or error.reason != "KEY_VALUES_MISMATCH":
+                raise
 
 
 def _load_roots(context: ssl.SSLContext, path: str) -> None:
