@@ -30,12 +30,14 @@ def write_atomic(
     *,
     owner: tuple[int, int] | None = None,
     exclusive: bool = False,
+    durable: bool = True,
 ) -> None:
     """Replace the file by the payload so that a reader sees the old or the new one, never a part.
 
     The temporary is made with O_EXCL in the same directory, gets mode and owner on its descriptor,
-    is fsynced, renamed, and the directory is fsynced. With `exclusive` an existing file is left
-    alone and FileExistsError raised.
+    is fsynced, renamed, and the directory is fsynced; without `durable` nothing is fsynced, for what
+    may be forgotten in a crash. With `exclusive` an existing file is left alone and FileExistsError
+    raised.
 
     Raises: StorageError (disk full, read-only, no such directory); FileExistsError with `exclusive`.
     """
@@ -45,7 +47,7 @@ def write_atomic(
     except OSError as error:
         raise StorageError(error.strerror or str(error), path=path) from error
     try:
-        write_atomic_at(dir_fd, name, payload, mode, owner=owner, exclusive=exclusive)
+        write_atomic_at(dir_fd, name, payload, mode, owner=owner, exclusive=exclusive, durable=durable)
     except FileExistsError:
         raise
     except OSError as error:
@@ -62,6 +64,7 @@ def write_atomic_at(
     *,
     owner: tuple[int, int] | None = None,
     exclusive: bool = False,
+    durable: bool = True,
 ) -> None:
     """As `write_atomic`, below a directory that is already open. Raises: OSError."""
     temporary = f"{_TEMPORARY}{os.getpid():x}-{os.urandom(6).hex()}"
@@ -73,7 +76,8 @@ def write_atomic_at(
                 os.fchown(fd, *owner)
             os.fchmod(fd, mode)
             write_all(fd, payload)
-            os.fsync(fd)
+            if durable:
+                os.fsync(fd)
         finally:
             os.close(fd)
         if exclusive:
@@ -81,7 +85,8 @@ def write_atomic_at(
             os.unlink(temporary, dir_fd=dir_fd)
         else:
             os.rename(temporary, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
-        os.fsync(dir_fd)
+        if durable:
+            os.fsync(dir_fd)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary, dir_fd=dir_fd)
@@ -161,10 +166,13 @@ def write_json(
     *,
     owner: tuple[int, int] | None = None,
     exclusive: bool = False,
+    durable: bool = True,
 ) -> None:
     """Write the document as indented JSON, atomically. Raises: as `write_atomic`."""
     text = json.dumps(document, ensure_ascii=False, indent=1) + "\n"
-    write_atomic(path, text.encode("utf-8", "surrogatepass"), mode, owner=owner, exclusive=exclusive)
+    write_atomic(
+        path, text.encode("utf-8", "surrogatepass"), mode, owner=owner, exclusive=exclusive, durable=durable
+    )
 
 
 def open_dir(path: str) -> int:

@@ -259,7 +259,8 @@ class Registry:
         known = self.contact(folded) | live | {"at": clock.iso_z(clock.utc_now())}
         files.make_dirs(self.contacts_dir, 0o2770, owner=self._contact_owner)
         path = os.path.join(self.contacts_dir, f"{folded}.json")
-        files.write_json(path, known, CONTACT_MODE, owner=self._contact_owner)
+        # a thousand agents answer in a second: their notes may be lost in a crash
+        files.write_json(path, known, CONTACT_MODE, owner=self._contact_owner, durable=False)
 
     def contact(self, name: str) -> dict[str, Any]:
         """The last contact: `{"at": …, "version": …, "tags": {…}}`; empty if none or unreadable."""
