@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -119,6 +119,20 @@ class TestCA:
         uri = f"urn:ctrl-exec:dispatcher:{dispatcher_id}"
         return self.issue(f"dispatcher-{dispatcher_id}", usages=(CLIENT, SERVER), uri=uri, **options)  # type: ignore[arg-type]
 
+    def issue_v1(self, name: str, *, serial: int, key: Key | None = None, rsa_bits: int = 0) -> Leaf:
+        """A leaf as older deployments have it: X.509 v1, common name only, a small sequential serial."""
+        leaf = self.issue(name, serial=serial, key=key, rsa_bits=rsa_bits)
+        fields = _elements(_content(leaf.certificate.tbs_certificate_bytes))
+        # without [0] version and [3] extensions what is left is a v1 certificate
+        body = _element(0x30, b"".join(each for each in fields if each[0] not in (0xA0, 0xA3)))
+        if isinstance(self.key, ec.EllipticCurvePrivateKey):
+            signature = self.key.sign(body, ec.ECDSA(hashes.SHA256()))
+        else:
+            signature = self.key.sign(body, padding.PKCS1v15(), hashes.SHA256())
+        whole = _elements(_content(leaf.certificate.public_bytes(serialization.Encoding.DER)))
+        der = _element(0x30, body + whole[1] + _element(0x03, b"\0" + signature))
+        return self._save(f"{name}-v1", x509.load_der_x509_certificate(der), leaf.key)
+
     def _save(self, name: str, certificate: x509.Certificate, key: Key) -> Leaf:
         stem = f"{name}-{certificate.serial_number:x}"[:80]
         crt, key_path, pem = (self.directory / f"{stem}.{end}" for end in ("crt", "key", "pem"))
@@ -134,3 +148,34 @@ def _key_pem(key: Key) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+
+
+def _element(tag: int, content: bytes) -> bytes:
+    """One DER element. Source: ITU-T X.690 §8.1."""
+    size = len(content)
+    if size < 0x80:
+        return bytes([tag, size]) + content
+    length = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes([tag, 0x80 | len(length)]) + length + content
+
+
+def _size(der: bytes) -> tuple[int, int]:
+    """(bytes of tag and length, bytes of content) of the first element."""
+    if der[1] < 0x80:
+        return 2, der[1]
+    count = der[1] & 0x7F
+    return 2 + count, int.from_bytes(der[2 : 2 + count], "big")
+
+
+def _content(der: bytes) -> bytes:
+    head, size = _size(der)
+    return der[head : head + size]
+
+
+def _elements(content: bytes) -> list[bytes]:
+    found = []
+    while content:
+        head, size = _size(content)
+        found.append(content[: head + size])
+        content = content[head + size :]
+    return found
