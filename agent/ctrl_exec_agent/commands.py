@@ -15,6 +15,7 @@ import ctrl_exec
 from ctrl_exec.common.clock import openssl_time
 from ctrl_exec.common.errors import CtrlExecError, StorageError, UsageError
 from ctrl_exec.common.files import read_bounded
+from ctrl_exec.common.log import Log
 from ctrl_exec.common.names import new_reqid
 from ctrl_exec.common.value import value
 from ctrl_exec_agent import renewal
@@ -159,6 +160,8 @@ def _request_pairing(context: Context) -> int:
         ip=options.ip or "",
     )
     enrolled = request_pairing(context.config, wish, lambda text: print(text, file=sys.stderr, flush=True))
+    log = Log(PROGRAM, context.config.log_target, context.config.log_format)
+    log.info("pair-complete", dispatcher=enrolled.dispatcher_id, serial=enrolled.dispatcher_serial)
     document = {
         "ok": True, "paired": True, "dispatcher": enrolled.dispatcher_id,
         "dispatcher_serial": enrolled.dispatcher_serial,

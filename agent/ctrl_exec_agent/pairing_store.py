@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FILE_MODE = 0o640
 LIMIT_BYTES = 64 * 1024
-BARE_SERIAL_LINE = "allow_bare_serial = yes"
+BARE_SERIAL_KEY = "allow_bare_serial"
 
 
 @value
@@ -101,9 +101,9 @@ def _allow_bare_serial(path: str) -> None:
     content = files.read_bounded(path, LIMIT_BYTES, follow=True).decode("utf-8")
     about = os.stat(path)
     # before the first section: keys after it would belong to that section
-    lines = content.split("\n")
+    lines = [line for line in content.split("\n") if line.partition("=")[0].strip() != BARE_SERIAL_KEY]
     at = next((place for place, line in enumerate(lines) if line.strip().startswith("[")), len(lines))
-    added = ["# set by pairing with an older dispatcher", BARE_SERIAL_LINE, ""]
+    added = ["# set by pairing with an older dispatcher", f"{BARE_SERIAL_KEY} = yes", ""]
     text = "\n".join([*lines[:at], *added, *lines[at:]])
     owner = (about.st_uid, about.st_gid) if os.geteuid() == 0 else None
     files.write_atomic(os.path.realpath(path), text.encode("utf-8"), about.st_mode & 0o777, owner=owner)
