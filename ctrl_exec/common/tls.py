@@ -69,26 +69,26 @@ def _load_identity(context: ssl.SSLContext, certificate: str, key: str) -> None:
             reason = "cannot be read" if os.path.exists(path) else "does not exist"
             raise CertificateError(f"{path}: {reason}")
     try:
-        _load_pair(context, certificate, key)
+        # an encrypted key must fail, not ask on a terminal that is not there
+        context.load_cert_chain(*_resolve_pair(certificate, key), password=lambda: b"")
     except (ssl.SSLError, OSError, ValueError) as error:
         raise CertificateError(
             f"{certificate}: no usable certificate with its key {key} ({_words(error)})"
         ) from error
 
 
-def _load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
-    """Load both; again when they do not match, for OpenSSL opens the files one after the other, and a
-    swapped link (identity/current) may lead to another pair in between."""
-    for attempts_left in (2, 1, 0):
-        try:
-            # an encrypted key must fail, not ask on a terminal that is not there
-            context.load_cert_chain(
-                os.path.realpath(certificate), os.path.realpath(key), password=lambda: b""
-            )
-            return
-        except ssl.SSLError as error:
-            if not attempts_left or error.reason != "KEY_VALUES_MISMATCH":
-                raise
+def _resolve_pair(certificate: str, key: str) -> tuple[str, str]:
+    """Where the two paths lead. A link that is swapped meanwhile (identity/current) must not give the
+    old certificate with the new key, so the looks are repeated until two agree."""
+    if certificate == key:
+        both = os.path.realpath(certificate)
+        return both, both
+    found = ("", "")
+    for _ in range(100):
+        before, found = found, (os.path.realpath(certificate), os.path.realpath(key))
+        if found == before:
+            break
+    return found
 
 
 def _load_roots(context: ssl.SSLContext, path: str) -> None:

@@ -58,8 +58,6 @@ def test_a_swap_is_one_rename_and_no_reader_sees_half(tmp_path: Path) -> None:
     folder = str(tmp_path / "identity")
     serials = [store(tmp_path, authority) for _ in range(2)]
     identity.activate(folder, serials[0])
-    crt, key = str(tmp_path / "dispatcher.crt"), str(tmp_path / "dispatcher.key")
-    identity.link_identity(folder, crt, key)
     pid = os.fork()
     if pid == 0:
         for turn in range(1000):
@@ -67,10 +65,23 @@ def test_a_swap_is_one_rename_and_no_reader_sees_half(tmp_path: Path) -> None:
         os._exit(0)
     loads = 0
     while os.waitpid(pid, os.WNOHANG)[0] == 0:
-        server_context(crt, key)
+        server_context(f"{folder}/current", f"{folder}/current")
         loads += 1
     assert loads > 5
     assert sorted(os.listdir(folder)) == sorted([f"{each}.pem" for each in serials] + ["current"])
+
+
+def test_a_pair_of_links_follows_a_swap_together(tmp_path: Path) -> None:
+    """Readers of `dispatcher.crt` and `.key` get the new pair after each swap."""
+    authority = make_authority(tmp_path)
+    folder = str(tmp_path / "identity")
+    crt, key = str(tmp_path / "dispatcher.crt"), str(tmp_path / "dispatcher.key")
+    for _ in range(3):
+        serial = store(tmp_path, authority)
+        identity.activate(folder, serial)
+        identity.link_identity(folder, crt, key)
+        server_context(crt, key)
+        assert identity.load_identity(crt).serial == serial
 
 
 def test_an_unknown_identity_is_not_activated(tmp_path: Path) -> None:
