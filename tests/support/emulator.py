@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, field
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ Steps = Generator[Wish, None, None]
 class Agent:
     """One emulated agent: who it is and how it behaves.
 
-    `stdout_bytes` adds that many `x` to stdout. `older` speaks as agents of the Perl system do:
+    `stdout_bytes` adds that many `x` to stdout, `date_shift_s` a `Date` header of a clock that is so far off. `older` speaks as agents of the Perl system do:
     HTTP/1.0 answers, no `features`, no encoding, no detached runs.
     """
 
@@ -60,8 +61,10 @@ class Agent:
     tags: dict[str, str] = field(default_factory=dict)
     features: list[str] = field(default_factory=lambda: list(FEATURES))
     refuse: str = ""
+    recorded: str = ""
     status: int = 200
     truncated: dict[str, int] = field(default_factory=dict)
+    date_shift_s: float | None = None
 
 
 class GoneError(Exception):
@@ -92,6 +95,9 @@ class Connection:
             self.emulator.note(self.agent, method, path, headers, body)
             if lie is not None:
                 yield from lie.tell(self, path, body)
+                return
+            if self.agent.recorded:
+                yield from self.send(self.agent.recorded.encode("latin-1"))
                 return
             yield from self.answer(method, path, body)
             if self.agent.older or headers.get("connection", "").lower() != "keep-alive":
@@ -188,6 +194,8 @@ class Connection:
         lines = [f"HTTP/{version} {status} OK", "Content-Type: application/json"]
         if length is not None:
             lines.append(f"Content-Length: {length}")
+        if self.agent.date_shift_s is not None:
+            lines.append(f"Date: {formatdate(time.time() + self.agent.date_shift_s, usegmt=True)}")
         return "\r\n".join([*lines, "Connection: close", "", ""]).encode()
 
     def send(self, payload: bytes) -> Steps:
