@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ctrl_exec.common.certificate import Certificate
-    from ctrl_exec.common.hook import HookSettings
+    from ctrl_exec.common.hook import HookSettings, HookVerdict
     from ctrl_exec.common.log import Log
     from ctrl_exec.config import Config
     from ctrl_exec.services.agent_client import AgentClient
@@ -32,8 +32,8 @@ class Dispatcher:
     """The parts that operations work with.
 
     `environment` is the process's own, for the auth hook's `auth_hook_env`; `token_check` is where
-    the task layer's tokens come in; `transport` replaces the network in tests; `clock` gives the
-    epoch second.
+    the task layer's tokens come in; `on_verdict` is told what the hook said; `transport` replaces
+    the network in tests; `clock` gives the epoch second.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Dispatcher:
         environment: Mapping[str, str],
         transport: Transport | None = None,
         token_check: Callable[[Caller, str], None] | None = None,
+        on_verdict: Callable[[HookVerdict], None] | None = None,
         clock: Callable[[], int] = clock.epoch_now,
     ) -> None:
         self.config = config
@@ -52,6 +53,7 @@ class Dispatcher:
         self._environment = environment
         self._transport = transport
         self._token_check = token_check
+        self._on_verdict = on_verdict
         self._registry: Registry | None = None
         self._authority: Authority | None = None
         self._locks: ScriptLocks | None = None
@@ -90,6 +92,7 @@ class Dispatcher:
                 dispatcher=config.dispatcher_id,
                 dispatcher_serial=lambda: identity_serial(config.cert_path),
                 token_check=self._token_check,
+                on_verdict=self._on_verdict,
             )
             self._authority = Authority(settings, self.log)
         return self._authority
@@ -178,10 +181,18 @@ def open_dispatcher(
     environment: Mapping[str, str] | None = None,
     transport: Transport | None = None,
     token_check: Callable[[Caller, str], None] | None = None,
+    on_verdict: Callable[[HookVerdict], None] | None = None,
 ) -> Dispatcher:
     """The dispatcher of a configuration; opens nothing yet."""
     inherited = dict(os.environ) if environment is None else environment
-    return Dispatcher(config, log, environment=inherited, transport=transport, token_check=token_check)
+    return Dispatcher(
+        config,
+        log,
+        environment=inherited,
+        transport=transport,
+        token_check=token_check,
+        on_verdict=on_verdict,
+    )
 
 
 def _owners(config: Config) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:

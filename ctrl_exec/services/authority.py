@@ -61,6 +61,7 @@ class AuthoritySettings:
     `hook` gives the hook's settings at the time of asking (its environment file may change), None
     without a hook. `default` (deny, allow, token) governs where there is none. `token_check` is the
     task layer's: it raises DeniedError unless the caller's own token permits the action.
+    `on_verdict` is told what the hook said, for figures.
     """
 
     hook: Callable[[], HookSettings] | None = None
@@ -69,6 +70,7 @@ class AuthoritySettings:
     dispatcher: str = ""
     dispatcher_serial: Callable[[], str] = str
     token_check: Callable[[Caller, str], None] | None = None
+    on_verdict: Callable[[HookVerdict], None] | None = None
 
 
 class Authority:
@@ -170,6 +172,8 @@ class Authority:
         except ConfigError as error:
             verdict = HookVerdict(DENIED, str(error), 0.0)
         self._note(question, verdict)
+        if self._settings.on_verdict is not None:
+            self._settings.on_verdict(verdict)
         return verdict
 
     def _note(self, question: HookQuestion, verdict: HookVerdict) -> None:
