@@ -102,7 +102,9 @@ class Config:
         kind=USER,
         doc="Who owns the state; commands run as root become this user. Unset where etc_dir is moved: none.",
     )
-    service_group: str = field(default="", kind=USER, doc="The group of the state; unset: as service_user.")
+    service_group: str = field(
+        default="", kind=USER, doc="The group of the state; unset: the group of service_user."
+    )
     dispatcher_id: str = field(
         default="", kind=HOST_ID, doc="The name agents know this dispatcher by; unset: the name of this host."
     )
@@ -413,7 +415,8 @@ def _dependent_defaults(config: Config, given: set[str]) -> dict[str, object]:
     if config.is_private and "api_socket" not in given:
         found["api_socket"] = ""
     user = found.get("service_user", config.service_user)
-    found["service_group"] = config.service_group or user
+    # empty: the user's own group, which only the system that runs the service knows
+    found["service_group"] = config.service_group or (SERVICE_USER if user == SERVICE_USER else "")
     found["api_socket_group"] = config.api_socket_group or found["service_group"]
     found["local_user"] = config.local_user or user
     if config.api_cert and "api_bind" not in given:

@@ -182,8 +182,10 @@ def test_a_private_instance_has_neither_unless_named() -> None:
     assert (found.service_user, found.service_group, found.api_socket) == ("", "", "")
     assert found.is_private
     named = parse_config("etc_dir = /srv/a\nservice_user = ops\napi_socket = /srv/a/s\n")
-    assert (named.service_user, named.service_group, named.api_socket_group) == ("ops", "ops", "ops")
+    assert (named.service_user, named.service_group, named.api_socket_group) == ("ops", "", "")
     assert named.api_socket == "/srv/a/s"
+    grouped = parse_config("etc_dir = /srv/a\nservice_user = ops\nservice_group = staff\n")
+    assert (grouped.service_group, grouped.api_socket_group) == ("staff", "staff")
 
 
 def test_all_paths_hang_off_the_two_roots() -> None:
