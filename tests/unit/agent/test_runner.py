@@ -160,7 +160,6 @@ def test_binary_output_is_kept_as_it_is(scripts: Scripts):
     assert outcome.stdout == bytes(range(256)) * 100
 
 
-@pytest.mark.long
 def test_a_gigabyte_of_output_takes_bounded_memory(tmp_path: Path):
     script = tmp_path / "flood"
     script.write_text("#!/bin/sh\nhead -c 1G /dev/zero & head -c 1G /dev/zero >&2; wait\n")
