@@ -107,13 +107,25 @@ def run(
         return fail(output, "interrupted", "interrupted", errors.INTERRUPTED)
     except BrokenPipeError:
         return errors.FAILED
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("ctrl_exec"):
+            return fault(error, output, stderr, is_verbose="-v" in before_dashes)
+        words_of_it = f"no Python package {error.name}: run `make install`, then .venv/bin/ctrl-exec"
+        return fail(output, "failed", words_of_it, errors.FAILED)
     except Exception as error:  # noqa: BLE001 - the border of the process: a fault of ours, not of the user
-        if "-v" in before_dashes or "--verbose" in before_dashes:
-            import traceback
+        return fault(error, output, stderr, is_verbose="-v" in before_dashes)
 
-            traceback.print_exc(file=stderr)
-        detail = f"internal error: {type(error).__name__}: {error} (-v shows where)"
-        return fail(output, "server error", detail, errors.FAILED)
+
+def fault(error: Exception, output: Output, stderr: TextIO, *, is_verbose: bool) -> int:
+    """Show a fault of the program itself, with `-v` where it is, and give its exit code."""
+    from ctrl_exec.cli import errors
+
+    if is_verbose:
+        import traceback
+
+        traceback.print_exception(error, file=stderr)
+    detail = f"internal error: {type(error).__name__}: {error} (-v shows where)"
+    return fail(output, "server error", detail, errors.FAILED)
 
 
 def split_command(words: Sequence[str]) -> tuple[str, list[str]]:
