@@ -13,7 +13,7 @@ from datetime import timedelta
 
 from ctrl_exec.common import files
 from ctrl_exec.common.certificate import DISPATCHER_URI, ca_fingerprint
-from ctrl_exec.common.errors import CertificateError
+from ctrl_exec.common.errors import CertificateError, ServiceError
 from ctrl_exec.common.value import value
 
 TYPE_CHECKING = False
@@ -36,6 +36,8 @@ PEM_LIMIT_BYTES = 64 * 1024
 BACKDATE = timedelta(minutes=5)
 # RFC 5280 appendix A.1, ub-common-name: a longer name stands in the alternative names only
 _COMMON_NAME_LIMIT = 64
+# the first with aware dates and comparable keys; Debian 12's own package is 38
+_LEAST_CRYPTOGRAPHY = 42
 
 
 @value
@@ -86,6 +88,17 @@ def spki_of_key(key_pem: bytes) -> bytes:
     return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
+def _check_library() -> None:
+    """Refuse a `cryptography` that is too old, as a bare checkout may find. Raises: ServiceError."""
+    import cryptography
+
+    if int(cryptography.__version__.partition(".")[0]) < _LEAST_CRYPTOGRAPHY:
+        raise ServiceError(
+            f"the Python package cryptography {cryptography.__version__} is too old, "
+            f"{_LEAST_CRYPTOGRAPHY} is needed: run `make install`, then .venv/bin/ctrl-exec"
+        )
+
+
 def create_authority(now: datetime) -> tuple[bytes, bytes]:
     """(key PEM, certificate PEM) of a new CA: P-256, 10 years, may sign leaves and nothing deeper.
 
@@ -96,6 +109,7 @@ def create_authority(now: datetime) -> tuple[bytes, bytes]:
     from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
     from cryptography.x509.oid import NameOID
 
+    _check_library()
     key_pem = new_key_pem()
     key = _as_issuer_key(load_pem_private_key(key_pem, None))
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"ctrl-exec CA {os.urandom(4).hex()}")])
@@ -123,6 +137,7 @@ def load_authority(key_path: str, certificate_path: str) -> CertificateAuthority
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+    _check_library()
     certificate_pem = _read_pem(certificate_path)
     try:
         certificate = x509.load_pem_x509_certificate(certificate_pem)
