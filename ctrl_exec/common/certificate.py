@@ -24,6 +24,7 @@ _SUBJECT_ALT_NAME = "2.5.29.17"
 _EXTENDED_KEY_USAGE = "2.5.29.37"
 _COMMON_NAME = "2.5.4.3"
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+?)-----END CERTIFICATE-----", re.ASCII)
+_TIME = re.compile(r"[0-9]{14}Z", re.ASCII)
 _SERIAL = re.compile(r"[0-9a-f]{1,64}", re.ASCII)
 
 
@@ -142,13 +143,16 @@ def parse_certificate(der: bytes) -> Certificate:
 def _time(reader: _Reader) -> datetime:
     tag = reader.peek()
     text = reader.content().decode("ascii", "replace")
+    if tag == 0x17 and len(text) == 13:  # UTCTime: two-digit years, 50 and above are 19xx
+        text = ("19" if text >= "50" else "20") + text
+    elif tag != 0x18:
+        text = ""
+    # strptime would do; its module would cost every agent 400 KB and each of its children the page faults
+    if not _TIME.fullmatch(text):
+        raise CertificateError("the certificate has a bad time")
     try:
-        if tag == 0x17:  # UTCTime: two-digit years, 50 and above are 19xx
-            year = int(text[:2])
-            text = f"{1900 + year if year >= 50 else 2000 + year}{text[2:]}"
-        elif tag != 0x18:
-            raise ValueError(tag)
-        return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+        month, day, hour, minute, second = (int(text[at : at + 2]) for at in range(4, 14, 2))
+        return datetime(int(text[:4]), month, day, hour, minute, second, tzinfo=UTC)
     except ValueError as error:
         raise CertificateError("the certificate has a bad time") from error
 
