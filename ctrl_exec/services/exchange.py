@@ -30,7 +30,7 @@ WANT_NOTHING, WANT_READ, WANT_WRITE = 0, 1, 4  # the values of EPOLLIN and EPOLL
 _RECORD_BYTES = 16384  # the most one TLS record holds, so the most one recv can give
 _RECORDS_A_TURN = 32  # then the next connection has its turn
 _SLOWEST_BYTES_A_SECOND = 65536  # an answer that has begun may drip no slower, beyond the read timeout
-_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # alerts that say the agent does not trust us: with TLS 1.3 they arrive after our request has left,
 # but before a server that asked for a certificate has read any of it
 _CUT_SHORT = "connection closed before the answer was complete"
@@ -38,7 +38,7 @@ _REFUSALS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "DECRYPT_ERROR", "HAN
 
 
 class NoRoomError(OSError):
-    """The kernel has no descriptor, memory or local port for one more connection now."""
+    """The kernel has no descriptor or memory for one more connection now."""
 
 
 class Exchange:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import resource
 import select
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ctrl_exec.common.value import replace
 from ctrl_exec.services.fanout import WORKERS_FROM, Answer, Call, FanOut, FanOutSettings, Interrupt
 from tests.support.emulated import Fleet
 from tests.support.processes import children_of
@@ -48,6 +50,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     made.add("soon", delay_s=0.3)
     made.add("large", stdout_bytes=3 << 20)
     made.add("older", older=True)
+    made.add("early", lie="early")
     with made:
         yield made
 
@@ -181,7 +184,47 @@ def test_a_new_identity_is_picked_up(fleet: Fleet, tmp_path: Path) -> None:
     os.replace(other, current)
     failure = next(iter(sender.send([fleet.call("host-0001")]))).failure
     assert failure is not None
-    assert failure.kind == "refused"
+    assert failure.kind in ("refused", "lost")  # a reset can overtake the alert
+
+
+def test_an_answer_that_comes_before_the_request_is_out_counts(fleet: Fleet) -> None:
+    """An agent refuses a large request from its first bytes: its word is heard, we are not stuck."""
+    call = fleet.call("early", "/run", {"args": ["y" * 100_000] * 100})
+    answer = ask(fleet, [call])["early"]
+    if answer.failure is None:
+        assert (answer.status, answer.body) == (413, b'{"error": "payload too large"}')
+    else:  # a reset can overtake the answer
+        assert answer.failure.kind == "lost"
+
+
+def test_workers_are_waited_for_when_the_caller_ignores_sigchld(fleet: Fleet) -> None:
+    """A caller with SIGCHLD ignored, or with a reaper of its own, gets all answers too."""
+    handlers = [signal.SIG_IGN, lambda *_: os.waitpid(-1, os.WNOHANG)]
+    calls = [fleet.call(f"host-{number:04d}") for number in range(1, MANY + 1)]
+    calls.append(fleet.call("host-0001", key="name", host="no-such-host.invalid"))
+    for handler in handlers:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                signal.signal(signal.SIGCHLD, handler)
+                answers = list(engine(fleet).send(calls))
+                good = sum(answer.status == 200 for answer in answers)
+                code = 0 if (good, len(answers)) == (MANY, MANY + 1) else 2
+            finally:
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_worker_that_fails_loses_its_own_share(fleet: Fleet) -> None:
+    """A mistake of ours in one worker is not silence: its calls are `lost`."""
+    calls = [fleet.call(f"host-{number:04d}") for number in range(1, MANY + 1)]
+    calls[0] = replace(calls[0], request=None)
+    found = ask(fleet, calls, workers=2)
+    lost = {key for key, answer in found.items() if answer.failure}
+    assert "host-0001" in lost
+    assert lost <= {call.key for call in calls[0::2]}
+    assert all(answer.failure is None or answer.failure.kind == "lost" for answer in found.values())
 
 
 def test_few_descriptors_bound_the_connections(fleet: Fleet) -> None:

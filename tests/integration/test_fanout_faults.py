@@ -107,6 +107,8 @@ def test_a_liar_harms_itself_alone(fleet: Fleet, where: str) -> None:
         if agent.name == "slow":
             continue
         answer = found[agent.name]
+        if agent.lie == "early":
+            continue
         if agent.lie in FAILURES:
             assert answer.failure is not None, agent.lie
             assert (answer.failure.kind, answer.failure.sent) == FAILURES[agent.lie], (

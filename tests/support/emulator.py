@@ -87,6 +87,9 @@ class Connection:
             yield from lie.tell(self, "", {})
             return
         yield from self.shake_hands()
+        if lie is not None and lie.is_before_request:
+            yield from lie.tell(self, "", {})
+            return
         while True:
             request = yield from self.read_request()
             if request is None:
@@ -227,6 +230,7 @@ class Connection:
 class Lie:
     tell: Callable[[Connection, str, dict[str, Any]], Steps]
     is_before_tls: bool = False
+    is_before_request: bool = False
 
 
 def _silent(on: Connection, path: str, body: dict[str, Any]) -> Steps:
@@ -303,6 +307,13 @@ def _close(on: Connection, path: str, body: dict[str, Any]) -> Steps:
     yield "read", 0.0
 
 
+def _early(on: Connection, path: str, body: dict[str, Any]) -> Steps:
+    """Refuse a request that is too large from its first bytes, as servers do, and close."""
+    yield from on.until(lambda: on.sock.recv(1024))
+    payload = b'{"error": "payload too large"}'
+    yield from on.send(on.head(413, len(payload)) + payload)
+
+
 def _whole(payload: bytes) -> Callable[[Connection, str, dict[str, Any]], Steps]:
     def tell(on: Connection, path: str, body: dict[str, Any]) -> Steps:
         yield from on.send(on.head(200, len(payload)) + payload)
@@ -323,6 +334,7 @@ LIES: dict[str, Lie] = {
     "no handshake": Lie(_silent, is_before_tls=True),
     "garbage": Lie(_garbage, is_before_tls=True),
     "plain http": Lie(_plain_http, is_before_tls=True),
+    "early": Lie(_early, is_before_request=True),
     # after the request
     "never": Lie(_silent),
     "reset late": Lie(_reset),
