@@ -97,6 +97,13 @@ def error_document(reason: str, detail: str = "") -> dict[str, str]:
     return document | {"detail": detail} if detail and detail != reason else document
 
 
+def speak(connection: Connection, document: Mapping[str, object]) -> None:
+    """One whole HTTP/1.0 response with the document. Raises: OSError when the agent is gone."""
+    body = json.dumps(document).encode("ascii")
+    head = f"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    connection.send(head.encode("ascii") + body, time.monotonic() + SEND_S)
+
+
 def decode_wish(body: bytes, remote_ip: str, ca_fingerprint: str) -> Wish:
     """The wish in the body of `POST /pair`.
 
@@ -152,25 +159,27 @@ class PairingApplication:
         if request.method != "POST":
             document = error_document(INVALID_REQUEST, f"pairing is POST {PATH}")
             return json_response(405, document, (("Allow", "POST"),))
-        return self._pair(request, child)
+        self._pair(request, child)
+        return None
 
-    def _pair(self, request: Request, child: Child) -> Response | None:
+    def _pair(self, request: Request, child: Child) -> None:
         try:
             wish, csr = self._examine(request)
-            exchange = Exchange(self._queue, self._log, request, wish, csr)
         except CtrlExecError as error:
-            return self._reject(request, error)
+            self._reject(request, error)
+            return
         if self._registry.is_revoked(csr.fingerprint):
             self._log.warning(
                 "pair-reject", agent=wish.hostname, peer=request.remote_ip, reason="key revoked"
             )
-            return json_response(200, {"status": "denied", "reason": "this key was revoked; make a new one"})
+            speak(request.connection, {"status": "denied", "reason": "this key was revoked; make a new one"})
+            return
+        exchange = Exchange(self._queue, self._log, request, wish, csr)
         try:
             exchange.carry(child, self._announced, self._timeout_s)
         except PairingError as error:
             self._log.warning("pair-reject", agent=wish.hostname, peer=request.remote_ip, reason=str(error))
-            exchange.send(error_document(str(error)))
-        return None
+            speak(request.connection, error_document(str(error)))
 
     def _examine(self, request: Request) -> tuple[Wish, SigningRequest]:
         wish = decode_wish(request.body, request.remote_ip, self._announced.ca_fingerprint)
@@ -178,12 +187,12 @@ class PairingApplication:
         self._queue.check_nonce(wish.nonce, csr.digest)
         return wish, csr
 
-    def _reject(self, request: Request, error: CtrlExecError) -> Response:
+    def _reject(self, request: Request, error: CtrlExecError) -> None:
         is_input = isinstance(error, (InvalidInputError, CertificateError))
         reason = INVALID_HOSTNAME if _is_about_hostname(error) else INVALID_REQUEST
         self._log.warning("pair-reject", peer=request.remote_ip, reason=str(error))
         detail = str(error) if is_input else "the dispatcher cannot queue requests now"
-        return json_response(200, error_document(reason, detail))
+        speak(request.connection, error_document(reason, detail))
 
 
 def _is_about_hostname(error: CtrlExecError) -> bool:
@@ -229,7 +238,7 @@ class Exchange:
         pending: dict[str, object] = {"status": "pending", "reqid": self._id}
         if self._wish.commit is not None:
             pending |= {"protocol": PROTOCOL, "ca": announced.ca_pem, "r_d": challenge.hex()}
-        self.send(pending)
+        speak(self._connection, pending)
 
     def _read_reveal(self) -> str:
         """The agent's random, hex, checked against what it committed to; empty in a legacy request."""
@@ -298,7 +307,7 @@ class Exchange:
         reason = "no decision in time" if is_over else "the agent hung up" if gone else "pairing mode ended"
         self._log.info("pair-reject", agent=self._wish.hostname, reqid=self._id, reason=reason)
         if not gone:
-            self.send({"status": "denied", "reason": reason})
+            speak(self._connection, {"status": "denied", "reason": reason})
 
     def _last_look(self) -> PairingAnswer | None:
         """A signer has claimed the request: its answer comes at once, or waits for the same key."""
@@ -312,10 +321,11 @@ class Exchange:
 
     def _send_answer(self, answer: PairingAnswer) -> None:
         if answer.status != "approved":
-            self.send({"status": "denied", "reason": answer.reason})
+            speak(self._connection, {"status": "denied", "reason": answer.reason})
             self._queue.drop_answer(answer.id)
             return
-        self.send(
+        speak(
+            self._connection,
             {
                 "status": "approved",
                 "cert": answer.cert,
@@ -323,11 +333,5 @@ class Exchange:
                 "nonce": self._wish.nonce,
                 "dispatcher_serial": answer.dispatcher_serial,
                 "dispatcher_id": answer.dispatcher_id,
-            }
+            },
         )
-
-    def send(self, document: Mapping[str, object]) -> None:
-        """One whole HTTP/1.0 response with the document. Raises: OSError when the agent is gone."""
-        body = json.dumps(document).encode("ascii")
-        head = f"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        self._connection.send(head.encode("ascii") + body, time.monotonic() + SEND_S)
