@@ -6,7 +6,6 @@ Owns the cut: beyond the limit each further output keeps its beginning and its e
 from __future__ import annotations
 
 import base64
-import binascii
 
 from ctrl_exec.common.value import replace
 
@@ -52,7 +51,7 @@ class OutputBudget:
         if self._is_base64:
             try:
                 return base64.b64decode(output)
-            except binascii.Error:
+            except ValueError:  # also what is not even ASCII
                 return output.encode()
         return output.encode("utf-8", "surrogatepass")
 

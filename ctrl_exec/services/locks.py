@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import resource
 from contextlib import suppress
 
@@ -113,7 +112,7 @@ class ScriptLocks:
             except LockedError:
                 left_s = deadline - monotonic()
                 # jitter: waiters that were refused together must not come back together
-                if left_s <= 0 or pause(min(left_s, random.uniform(longest_s / 2, longest_s))):  # noqa: S311
+                if left_s <= 0 or pause(min(left_s, _jittered(longest_s))):
                     raise
             longest_s = min(longest_s * 1.5, _LONGEST_PAUSE_S)
 
@@ -194,6 +193,11 @@ class ScriptLocks:
                     host, _, script = target[len(root) :].partition(os.sep)
                     found.add((host, script))
         return found
+
+
+def _jittered(longest_s: float) -> float:
+    """Between half of the time and all of it; `random` would cost its import for this one number."""
+    return longest_s * (0.5 + int.from_bytes(os.urandom(2), "big") / 131_072)
 
 
 def _allow_descriptors(count: int) -> None:

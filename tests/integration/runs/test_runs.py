@@ -248,6 +248,20 @@ def test_a_hung_up_caller_leaves_a_run_that_goes_on(bench: Bench) -> None:
     os.close(writing)
 
 
+def test_what_had_not_left_when_the_caller_hung_up_is_sent_by_the_carrier(bench: Bench) -> None:
+    """Hosts that never got the request get it once, when their agents are sure that they had not."""
+    interrupt = Interrupt((), lambda: True)
+    report = run(
+        bench.dispatcher(), CALLER, RunRequest(("host-0001", "bad", "older"), "job"), interrupt=interrupt
+    )
+    assert report.counts == {"pending": 3}
+    found = bench.wait_complete(report.reqid)
+    # an older agent keeps no record of every run: it can't tell, and is not asked to run it twice
+    assert [each.state for each in found.results] == ["ok", "failed", "lost"]
+    asked = [each for each in bench.fleet.requests() if each["body"].get("reqid") == report.reqid]
+    assert sorted(each["host"] for each in asked if each["path"] == "/run") == ["bad", "host-0001"]
+
+
 def test_a_detached_carrier_holds_nothing_of_its_maker(bench: Bench, tmp_path: Path) -> None:
     """Pipes and sockets of the caller end with the caller, though the run goes on."""
     reading, writing = os.pipe()

@@ -1,1 +1,1 @@
-"""Tests of ctrl_exec.operations."""
+"""Operations and their parts."""
