@@ -10,6 +10,7 @@ import json
 import os
 import select
 import time
+from contextlib import suppress
 
 from ctrl_exec.common import process
 from ctrl_exec.common.clock import iso_z, monotonic, utc_now
@@ -60,13 +61,13 @@ class Carrier:
         lock = self._take_lock(order)
         is_gone = True
         try:
-            self._begin(order)
+            record = self._begin(order)
             if on_start is not None:
                 on_start()
             outcome = run_script(_with_lock(order.job, lock))
             is_gone = outcome.is_group_gone
             answer = answer_of(outcome, order.encoding)
-            self._finish(order, answer)
+            self._finish(order, record, answer)
         finally:
             self._give_lock(lock, is_free=is_gone)
         self._log.info("run", **_names(order), exit=outcome.exit, error=outcome.error or None)
@@ -97,7 +98,8 @@ class Carrier:
 
     def _carry_detached(self, order: Order, report: int) -> None:
         def tell(state: str, error: str = "") -> None:
-            os.write(report, json.dumps({"state": state, "error": error}).encode())
+            with suppress(OSError):  # who asked may have been killed meanwhile; the run is on record
+                os.write(report, json.dumps({"state": state, "error": error}).encode())
             os.close(report)
 
         try:
@@ -115,15 +117,16 @@ class Carrier:
             raise BusyError("script already running")
         return lock
 
-    def _begin(self, order: Order) -> None:
+    def _begin(self, order: Order) -> dict[str, Any]:
         if self._spool.is_running(order.owner, order.reqid, time.time()):
             raise ConflictError("a run with this reqid is still going on")
-        self._spool.begin(order.owner, order.reqid, order.script)
+        record = self._spool.begin(order.owner, order.reqid, order.script)
         self._log.info("run-start", **_names(order))
+        return record
 
-    def _finish(self, order: Order, answer: dict[str, Any]) -> None:
+    def _finish(self, order: Order, record: dict[str, Any], answer: dict[str, Any]) -> None:
         try:
-            self._spool.finish(order.owner, order.reqid, answer)
+            self._spool.finish(record, answer)
         except StorageError as error:
             self._log.error("run", **_names(order), error=f"the result could not be recorded: {error}")
 

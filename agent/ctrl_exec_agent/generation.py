@@ -10,7 +10,7 @@ import stat
 
 from ctrl_exec.common.certificate import parse_certificate, pem_to_der
 from ctrl_exec.common.clock import openssl_time
-from ctrl_exec.common.errors import CertificateError, ConfigError, StorageError
+from ctrl_exec.common.errors import CertificateError, ConfigError, InvalidNameError, StorageError
 from ctrl_exec.common.files import make_dirs, read_bounded
 from ctrl_exec.common.hook import HookSettings, hook_environment
 from ctrl_exec.common.log import Log
@@ -75,7 +75,7 @@ def load_parts(source: Source) -> Parts:
         raise ConfigError(f"the spool can't be made: {error}") from error
     return Parts(
         config=config,
-        name=check_agent_name(config.agent_name, "hostname"),
+        name=_name(config),
         allowlist=allowlist,
         log=Log(PROGRAM, config.log_target, config.log_format),
         spool=Spool(config.runs_dir),
@@ -133,6 +133,13 @@ def warnings(config: AgentConfig, allowlist: Allowlist) -> tuple[str, ...]:
     if is_paired(config) and os.stat(config.key_path).st_mode & (stat.S_IROTH | stat.S_IWOTH):
         found += (f"{config.key_path} can be read by everyone; it should have mode 0640",)
     return found
+
+
+def _name(config: AgentConfig) -> str:
+    try:
+        return check_agent_name(config.agent_name, "hostname")
+    except InvalidNameError as error:
+        raise ConfigError(f"hostname: {error}; set hostname", path=config.path) from error
 
 
 def _expiry(path: str) -> str:

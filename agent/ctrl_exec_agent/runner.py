@@ -76,22 +76,32 @@ def run_script(job: Job) -> Outcome:
     """Run the script to its end, and its whole process group to theirs."""
     streams = _Streams(job)
     try:
-        try:
-            pid = _start(job, streams)
-        except ProgramError as error:
-            return Outcome(COULD_NOT_RUN, error=str(error))
-        except OSError as error:
-            return Outcome(COULD_NOT_RUN, error=f"{job.path}: cannot be executed ({error.strerror})")
+        streams.open()
+        pid = _start(job, streams)
         streams.close_theirs()
-        watch = _Watch(pid, job, streams)
+        watch = _watch(pid, job, streams)
         try:
             ended = watch.follow()
         finally:
             watch.close()
         streams.drain()
         return _outcome(job, streams, ended, watch)
+    except ProgramError as error:
+        return Outcome(COULD_NOT_RUN, error=str(error))
+    except OSError as error:  # no descriptor or memory left for it
+        return Outcome(COULD_NOT_RUN, error=f"{job.path}: cannot be executed ({error.strerror})")
     finally:
         streams.close()
+
+
+def _watch(pid: int, job: Job, streams: _Streams) -> _Watch:
+    """A watch on the script that was started, which is ended at once if it can't be watched."""
+    try:
+        return _Watch(pid, job, streams)
+    except OSError:
+        process.end_group(pid, 0)
+        process.wait_status(pid)
+        raise
 
 
 def _start(job: Job, streams: _Streams) -> int:
@@ -146,15 +156,14 @@ class _Streams:
         self.dropped = {1: 0, 2: 0}
         self.ours: dict[int, int] = {}
         self.theirs: dict[int, int] = {}
-        try:
-            for stream in (0, 1, 2):
-                reading, writing = os.pipe2(os.O_CLOEXEC)
-                ends = (reading, writing) if stream == 0 else (writing, reading)
-                self.theirs[stream], self.ours[stream] = ends
-                os.set_blocking(self.ours[stream], False)
-        except OSError:
-            self.close()
-            raise
+
+    def open(self) -> None:
+        """Make the pipes. Raises: OSError."""
+        for stream in (0, 1, 2):
+            reading, writing = os.pipe2(os.O_CLOEXEC)
+            ends = (reading, writing) if stream == 0 else (writing, reading)
+            self.theirs[stream], self.ours[stream] = ends
+            os.set_blocking(self.ours[stream], False)
 
     def move(self, stream: int) -> bool:
         """Write or read one chunk; False if nothing moved, for now or for good."""

@@ -34,26 +34,28 @@ class Spool:
     def __init__(self, directory: str) -> None:
         self.directory = directory
 
-    def begin(self, owner: str, reqid: str, script: str) -> None:
-        """Record, durably, that this process is about to run the script.
+    def begin(self, owner: str, reqid: str, script: str) -> dict[str, Any]:
+        """Record, durably, that this process is about to run the script; gives the record, for `finish`.
 
         Raises: StorageError; then nothing may be run.
         """
         path = self._path(owner, reqid)
         files.make_dirs(os.path.dirname(path), _DIRECTORY_MODE)
-        self._write(path, self._head(reqid, RUNNING, script, owner) | {_CARRIER: _identity(os.getpid())})
+        record = {
+            "reqid": reqid, "status": RUNNING, "script": script, "owner": owner, "started": iso_z(utc_now()),
+        }  # fmt: skip
+        self._write(path, record | {_CARRIER: _identity(os.getpid())})
+        return record
 
-    def finish(self, owner: str, reqid: str, answer: dict[str, Any]) -> None:
+    def finish(self, begun: dict[str, Any], answer: dict[str, Any]) -> None:
         """Record how the run ended: `answer` is what the dispatcher gets, without its ids.
 
         Where the disk has no room for the output, the record is kept without it.
 
         Raises: StorageError if not even that could be written.
         """
-        path = self._path(owner, reqid)
-        begun = files.read_json(path, _LIMIT_BYTES) or {}
+        path = self._path(begun["owner"], begun["reqid"])
         record = begun | {"status": DONE, "finished": iso_z(utc_now())} | answer
-        record.pop(_CARRIER, None)
         try:
             self._write(path, record)
         except StorageError as error:
@@ -139,12 +141,6 @@ class Spool:
 
     def _path(self, owner: str, reqid: str) -> str:
         return f"{self.directory}/{check_dispatcher_id(owner)}/{check_reqid(reqid)}.json"
-
-    @staticmethod
-    def _head(reqid: str, status: str, script: str, owner: str) -> dict[str, Any]:
-        return {
-            "reqid": reqid, "status": status, "script": script, "owner": owner, "started": iso_z(utc_now()),
-        }  # fmt: skip
 
     @staticmethod
     def _write(path: str, record: dict[str, Any]) -> None:

@@ -93,9 +93,11 @@ def spawn(
     wanted = {0: stdin, 1: stdout, 2: stderr} | dict(keep or {})
     # lift ours above all targets first, so that no dup2 overwrites a source still needed
     floor = max(wanted) + 1
-    lifted = {target: _duplicate(source, floor) for target, source in wanted.items()}
-    actions = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in lifted.items()]
+    lifted: dict[int, int] = {}
     try:
+        for target, source in wanted.items():
+            lifted[target] = _duplicate(source, floor)
+        actions = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in lifted.items()]
         return os.posix_spawn(
             argv[0], list(argv), dict(environment), file_actions=actions, setsid=True,
             setsigdef=_TO_DEFAULT, setsigmask=(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -298,3 +299,18 @@ def test_a_broken_record_is_an_error_and_no_crash(host: AgentHost):
         assert host.result(REQID).status == 404
         assert host.run("hello", reqid=REQID)["exit"] == 0
         assert host.result(REQID).json()["status"] == "done"
+
+
+@pytest.mark.long
+def test_a_gigabyte_on_both_streams_takes_bounded_memory(host: AgentHost):
+    host.script("flood", "head -c 1G /dev/zero & head -c 1G /dev/zero >&2; wait")
+    with host.start(), host.connect() as connection:
+        connection.settimeout(120)
+        send(connection, "POST", "/run", {"script": "flood", "args": [], "reqid": REQID})
+        (child,) = eventually(lambda: children_of(host.running.pid))  # type: ignore[union-attr]
+        found = receive(connection).json()
+        peak = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{child}/status").read_text())
+        assert found["exit"] == 0
+        assert found["truncated"] == {"stdout": (1 << 30) - (10 << 20), "stderr": (1 << 30) - (10 << 20)}
+        assert peak is not None
+        assert int(peak[1]) < 400 * 1024

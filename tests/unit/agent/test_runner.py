@@ -257,3 +257,40 @@ def test_no_descriptor_is_left_open(scripts: Scripts):
     scripts.run("exit 0", stdin=b"x" * 1_000_000)
     run_script(Job("/no/such/file"))
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_without_descriptors_the_script_is_not_run_and_nothing_is_left(tmp_path: Path):
+    """Every number of free descriptors from none to enough: an outcome each time, never a stray process."""
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\necho ran\n")
+    script.chmod(0o755)
+    program = (
+        "import os, resource; from ctrl_exec_agent.runner import *\n"
+        f"job = Job({str(script)!r}, environment={{'PATH': PATH}})\n"
+        "run_script(job)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))\n"
+        "full = []\n"
+        "try:\n"
+        "    while True: full.append(os.dup(0))\n"
+        "except OSError: pass\n"
+        "for free in range(13):\n"
+        "    outcome = run_script(job)\n"
+        "    print(free, outcome.exit, len(outcome.stdout), outcome.error)\n"
+        "    os.close(full.pop())\n"
+        "try: print(os.waitpid(-1, os.WNOHANG))\n"
+        "except ChildProcessError: print('no children')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(),
+        capture_output=True,
+        check=True,
+        timeout=60,
+        text=True,
+    )
+    *outcomes, last = ended.stdout.splitlines()
+    assert last == "no children"
+    assert outcomes[0].startswith("0 126 0 ")
+    assert "Too many open files" in outcomes[0]
+    assert outcomes[-1] == "12 0 4 "
+    assert all(line.split()[1:3] in (["126", "0"], ["0", "4"]) for line in outcomes)

@@ -22,14 +22,14 @@ def spool(tmp_path: Path) -> Spool:
 
 
 def test_a_record_grows_from_running_to_done(spool: Spool):
-    spool.begin("main", REQID, "hello")
+    begun = spool.begin("main", REQID, "hello")
     running = spool.load("main", REQID, time.time())
     assert running is not None
     assert (running["status"], running["script"], running["owner"], "carrier" in running) == (
         "running", "hello", "main", False,
     )  # fmt: skip
     assert spool.is_running("main", REQID, time.time())
-    spool.finish("main", REQID, {"exit": 0, "stdout": "x", "stderr": ""})
+    spool.finish(begun, {"exit": 0, "stdout": "x", "stderr": ""})
     done = spool.load("main", REQID, time.time())
     assert done is not None
     assert (done["status"], done["exit"], "carrier" in done) == ("done", 0, False)
@@ -38,7 +38,7 @@ def test_a_record_grows_from_running_to_done(spool: Spool):
 
 
 def test_a_record_whose_carrier_died_is_lost(spool: Spool):
-    child = fork_child(lambda: spool.begin("main", REQID, "hello") or os.kill(os.getpid(), signal.SIGKILL))
+    child = fork_child(lambda: spool.begin("main", REQID, "hello") and os.kill(os.getpid(), signal.SIGKILL))
     assert wait_status(child) == (-1, signal.SIGKILL)
     found = spool.load("main", REQID, time.time())
     assert found is not None
@@ -81,9 +81,9 @@ def test_a_link_in_the_place_of_a_record_is_not_followed(spool: Spool, tmp_path:
 def test_the_purge_takes_what_is_old_and_not_what_runs(spool: Spool, tmp_path: Path):
     names = {"a" * 16: True, "b" * 16: False, "c" * 16: True}
     for reqid, is_done in names.items():
-        spool.begin("main", reqid, "hello")
+        begun = spool.begin("main", reqid, "hello")
         if is_done:
-            spool.finish("main", reqid, {"exit": 0})
+            spool.finish(begun, {"exit": 0})
     old = time.time() - 90_000
     for reqid in ("a" * 16, "b" * 16):
         os.utime(tmp_path / f"runs/main/{reqid}.json", (old, old))
