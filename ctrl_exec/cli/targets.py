@@ -49,6 +49,8 @@ def with_suggestions(config: Config) -> Iterator[None]:
 
         known = open_registry(config).names()
         near = [name for name in (nearest(each, known) for each in error.names[:5]) if name]
-        if near:
+        if not known:
+            error.args = (f"{error}: no agent is paired yet; `ctrl-exec pairing-mode` lets them ask",)
+        elif near:
             error.args = (f"{error} (did you mean {', '.join(dict.fromkeys(near))}?)",)
         raise
