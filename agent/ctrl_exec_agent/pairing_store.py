@@ -7,6 +7,7 @@ system installation root's, with the agent's group; in a private instance whoeve
 from __future__ import annotations
 
 import os
+import stat
 
 from ctrl_exec.common import files
 from ctrl_exec.common.certificate import ca_fingerprint, pem_to_der
@@ -78,10 +79,13 @@ def _hand_over(path: str, mode: int) -> None:
         return
     about = os.stat(os.path.dirname(path))
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise StorageError(error.strerror or str(error), path=path) from error
     try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise StorageError("is no plain file of its own", path=path)
         os.fchown(fd, about.st_uid, about.st_gid)
         os.fchmod(fd, mode)
     finally:

@@ -70,7 +70,7 @@ def execute_setup_ca(context: Context, _arguments: Arguments) -> int:
     return 0
 
 
-def execute_setup(context: Context, _arguments: Arguments) -> int:
+def execute_setup(context: Context, arguments: Arguments) -> int:
     """Make the dispatcher's identity and directories; with --with-token-hook the first hour of the API."""
     from ctrl_exec.operations.setup import setup_identity
 
@@ -88,8 +88,32 @@ def execute_setup(context: Context, _arguments: Arguments) -> int:
         "kept": "the identity is there already",
     }
     lines = [f"{words[done.origin]}: {done.dispatcher_id}, serial {done.identity.serial}"]
+    if arguments.flag("with-token-hook"):
+        more, shown = open_first_hour(context)
+        document |= more
+        lines += shown
     context.output.answer(document, lambda: context.output.line("\n".join(lines)))
     return 0
+
+
+def open_first_hour(context: Context) -> tuple[dict[str, object], list[str]]:
+    """Issue the API's certificate and install the token hook; gives what to show, as JSON and as lines."""
+    from ctrl_exec.operations.setup import setup_api
+    from ctrl_exec.operations.token_hook import install_token_hook
+
+    api = setup_api(context.config)
+    settings = {"api_cert": api.certificate_path, "api_key": api.key_path}
+    hook = install_token_hook(context.config, context.config_path, settings)
+    document: dict[str, object] = {
+        "hook": hook.hook_path,
+        "token": hook.token or None,
+        "api_cert": api.certificate_path,
+        "settings": list(hook.added_settings),
+    }
+    lines = [f"installed the auth hook: {hook.hook_path}", f"API certificate: {api.certificate_path}"]
+    lines += [f"set in {context.config_path}: {line}" for line in hook.added_settings]
+    told = f"token (shown this once): {hook.token}" if hook.token else "its tokens are there already"
+    return document, [*lines, told]
 
 
 def execute_list_requests(context: Context, _arguments: Arguments) -> int:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from ctrl_exec.common import clock, files
 from ctrl_exec.common.errors import CtrlExecError, ServiceError
 from ctrl_exec.common.process import detach, spawn, wait_status
-from ctrl_exec.operations.ownership import owners_of
+from ctrl_exec.operations.ownership import owners_of, private_directory
 from ctrl_exec.operations.pairing import Signer, signer_dir
 
 TYPE_CHECKING = False
@@ -141,7 +141,7 @@ def _lock_path(config: Config) -> str:
 
 
 def _take_lock(config: Config) -> int:
-    files.make_dirs(signer_dir(config), 0o700)
+    private_directory(signer_dir(config))
     fd = files.open_lock(_lock_path(config), 0o600)
     if not files.try_lock(fd):
         os.close(fd)

@@ -6,7 +6,10 @@ Owns the one answer to "chown to whom"; private instances and commands of other 
 from __future__ import annotations
 
 import os
+import stat
 
+from ctrl_exec.common import files
+from ctrl_exec.common.errors import StorageError
 from ctrl_exec.common.process import account_of
 from ctrl_exec.common.value import value
 
@@ -32,3 +35,19 @@ def owners_of(config: Config) -> Owners:
         return Owners()
     uid, gid = account_of(config.service_user, config.service_group)
     return Owners((uid, gid), (0, gid))
+
+
+def private_directory(path: str) -> str:
+    """The directory, made if missing, that nobody but this user may enter.
+
+    Raises: StorageError if it can't be made, or is somebody else's or open to others: what a signer
+    keeps there would be worth nothing.
+    """
+    files.make_dirs(path, 0o700)
+    try:
+        about = os.lstat(path)
+    except OSError as error:
+        raise StorageError(error.strerror or str(error), path=path) from error
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid() or about.st_mode & 0o077:
+        raise StorageError("must be a directory of this user with mode 0700", path=path)
+    return path

@@ -33,7 +33,7 @@ from ctrl_exec.common.errors import (
 )
 from ctrl_exec.common.pairing_code import legacy_code, pairing_code
 from ctrl_exec.common.value import as_dict, field, replace, value
-from ctrl_exec.operations.ownership import owners_of
+from ctrl_exec.operations.ownership import owners_of, private_directory
 from ctrl_exec.services.registry import AgentRecord, Registry, check_record
 
 TYPE_CHECKING = False
@@ -134,7 +134,7 @@ def open_registry(config: Config) -> Registry:
 
 
 def open_tokens(config: Config) -> TokenStore:
-    """The pairing tokens of the configuration."""
+    """The pairing tokens of the configuration; to be used by who may sign."""
     return TokenStore(os.path.join(signer_dir(config), "tokens"))
 
 
@@ -194,15 +194,18 @@ class Signer:
         copy stays. A process that may only look shows the queued one.
         """
         path = os.path.join(self._copies_dir, f"{request.id}.json")
-        try:
-            files.make_dirs(self._copies_dir, 0o700)
-            with suppress(FileExistsError):
-                files.write_json(path, as_dict(request), COPY_MODE, exclusive=True)
-            return decode_request(files.read_bounded(path, 1 << 20))
-        except (StorageError, FileNotFoundError):
-            if os.access(self._copies_dir, os.W_OK):
-                raise
+        if not self._may_sign():
             return request
+        private_directory(self._copies_dir)
+        with suppress(FileExistsError):
+            files.write_json(path, as_dict(request), COPY_MODE, exclusive=True)
+        try:
+            return decode_request(files.read_bounded(path, 1 << 20))
+        except FileNotFoundError:  # decided by another signer in this very moment
+            return request
+
+    def _may_sign(self) -> bool:
+        return os.access(self._config.ca_key_path, os.R_OK)
 
     def _code(self, request: PairingRequest, csr: SigningRequest) -> str:
         if request.is_legacy:
@@ -335,6 +338,7 @@ class Signer:
             files.remove(os.path.join(self._copies_dir, f"{request_id}.json"))
 
     def _authority(self) -> CertificateAuthority:
+        private_directory(signer_dir(self._config))
         from ctrl_exec.ca.authority import load_authority
 
         return load_authority(self._config.ca_key_path, self._config.ca_cert_path)
@@ -362,9 +366,7 @@ class Signer:
             elif not decision.code:
                 raise PairingError("a queued approval must bring the code its person compared")
             else:
-                self.approve(
-                    decision.id, Approval(csr_digest=decision.csr_digest, code=decision.code, by=by)
-                )
+                self.approve(decision.id, Approval(csr_digest=decision.csr_digest, code=decision.code, by=by))
         except CtrlExecError as error:
             self._log.warning("pair-reject", reqid=decision.id, reason=str(error))
 
@@ -401,5 +403,6 @@ def _completed(draft: AgentRecord, issued: IssuedCertificate, now: datetime) -> 
 
 def make_token(config: Config, name: str, ttl_s: int) -> str:
     """A pairing token for the name. Raises: CertificateError without a CA; InvalidInputError."""
+    private_directory(signer_dir(config))
     authority = ca_fingerprint(read_certificate(config.ca_cert_path, made_by="setup-ca"))
     return open_tokens(config).make(name, ttl_s, authority)
