@@ -75,7 +75,7 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         settings: ServerSettings,
         application: Application,
         *,
-        tls: Callable[[], ssl.SSLContext] | None = None,
+        tls: Callable[[], ssl.SSLContext | None] | None = None,
         log: Log,
         hooks: ServerHooks | None = None,
         environment: Mapping[str, str] | None = None,

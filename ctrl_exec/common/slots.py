@@ -59,6 +59,7 @@ class Slots:
         self._first = _HEADER + counter_count
         self._memory = mmap.mmap(-1, (self._first + capacity * self._width) * 8)
         self._cells = memoryview(self._memory).cast("q")
+        self._zeros = memoryview(bytes(self._width * 8)).cast("q")
         self._free = list(range(capacity - 1, -1, -1))
         # a POSIX lock belongs to a process, so that parent and children exclude one another on
         # one inherited descriptor, and a killed child frees it
@@ -78,10 +79,10 @@ class Slots:
         start = self._start(index)
         cells = self._cells
         cells[_SEQUENCE] += 1  # odd: a reader of the totals must look again
-        for counter in range(self.counter_count):
-            cells[_HEADER + counter] += cells[start + _FIXED + counter]
-        for cell in range(start, start + self._width):
-            cells[cell] = 0
+        for counter, amount in enumerate(cells[start + _FIXED : start + self._width].tolist()):
+            if amount:
+                cells[_HEADER + counter] += amount
+        cells[start : start + self._width] = self._zeros
         cells[_SEQUENCE] += 1
         cells[_LIVE] -= 1
         self._free.append(index)

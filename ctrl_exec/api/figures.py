@@ -1,0 +1,81 @@
+"""The counters behind `/metrics`: where each has its place in the server's shared block.
+
+Owns the layout and the counting. A child counts in its own row; the server folds it at its reaping.
+"""
+
+from __future__ import annotations
+
+from ctrl_exec.common.messages import STATES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ctrl_exec.common.hook import HookVerdict
+    from ctrl_exec.common.http import Child
+    from ctrl_exec.operations.report import RunReport
+
+HTTP_STATUSES = (
+    200, 202, 204, 400, 403, 404, 405, 408, 409, 413, 414, 415, 417, 429, 431, 500, 501, 503, 505, 0,
+)  # fmt: skip
+"""The statuses counted apart; 0 stands for all others."""
+
+BUCKETS_MS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000)
+HOOK_OUTCOMES = ("allowed", "denied", "bad credentials", "insufficient privilege", "timeout")
+RUN_MODES = ("sync", "async")
+
+
+class Layout:
+    """Which counter is where; `routes` are the names of the route table, and one for no route."""
+
+    def __init__(self, routes: tuple[str, ...]) -> None:
+        self.routes = (*routes, "none")
+        self._width = len(HTTP_STATUSES)
+        self.durations = len(self.routes) * self._width
+        self.buckets = self.durations + len(self.routes)
+        self.hooks = self.buckets + len(BUCKETS_MS) + 1
+        self.hook_us = self.hooks + len(HOOK_OUTCOMES)
+        self.runs = self.hook_us + 1
+        self.hosts = self.runs + len(RUN_MODES)
+        self.lock_conflicts = self.hosts + len(STATES)
+        self.count = self.lock_conflicts + 1
+
+    def request(self, route: int, status: int) -> int:
+        """Where requests of that route (by its place) with that status are counted."""
+        known = status if status in HTTP_STATUSES else 0
+        return route * self._width + HTTP_STATUSES.index(known)
+
+
+class Figures:
+    """Counts what one child does."""
+
+    def __init__(self, layout: Layout, child: Child) -> None:
+        self.layout = layout
+        self._child = child
+
+    def note_request(self, route: int, status: int, duration_s: float) -> None:
+        """One answered request; the duration to its answer."""
+        layout, child = self.layout, self._child
+        child.count(layout.request(route, status))
+        child.count(layout.durations + route, round(duration_s * 1e6))
+        duration_ms = duration_s * 1000
+        place = next((at for at, most in enumerate(BUCKETS_MS) if duration_ms <= most), len(BUCKETS_MS))
+        child.count(layout.buckets + place)
+        child.note_answer(route, status)
+
+    def note_hook(self, verdict: HookVerdict) -> None:
+        """One question to the auth hook."""
+        layout, child = self.layout, self._child
+        child.count(
+            layout.hooks + (HOOK_OUTCOMES.index("timeout") if verdict.has_timed_out else verdict.code)
+        )
+        child.count(layout.hook_us, round(verdict.elapsed_s * 1e6))
+
+    def note_run(self, report: RunReport) -> None:
+        """One run answered for, with the states its hosts were in then."""
+        layout, child = self.layout, self._child
+        child.count(layout.runs + RUN_MODES.index(report.mode))
+        for state, count in report.counts.items():
+            child.count(layout.hosts + STATES.index(state), count)
+
+    def note_lock_conflict(self) -> None:
+        """One run refused because of a lock."""
+        self._child.count(self.layout.lock_conflicts)

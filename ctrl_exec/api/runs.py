@@ -1,0 +1,117 @@
+"""`POST /run` and `GET /status/{reqid}`: decode, have the operation do it, encode.
+
+Owns the form of a run in JSON and the moment a sync run becomes a long request. What a run is, and
+how it goes on when its client hangs up, is the operation's.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from ctrl_exec.api.inquiry import required_hosts_of
+from ctrl_exec.common.errors import InvalidInputError, LockedError, UnknownRunError
+from ctrl_exec.common.messages import arguments_of, bounded_of, encoding_of, flag_of
+from ctrl_exec.common.names import REQID, check_script
+from ctrl_exec.common.routing import json_response
+from ctrl_exec.operations.run import MAX_LOCK_WAIT_S, MAX_READ_TIMEOUT_S, RunRequest, check_request, run
+from ctrl_exec.operations.status import status
+from ctrl_exec.services.authority import Submitter
+from ctrl_exec.services.transport import Interrupt
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ctrl_exec.api.inquiry import Inquiry
+    from ctrl_exec.common.connection import Connection
+    from ctrl_exec.common.http import Child
+    from ctrl_exec.common.routing import Response
+
+RUN_KEYS = ("hosts", "script", "args", "timeout", "read_timeout", "lock_wait", "encoding", "async")
+_LONG_AFTER_S = 1.0
+_MAX_TIMEOUT_S = 7 * 86_400
+
+
+def decode_run_request(document: dict[str, Any]) -> RunRequest:
+    """What a body asks for. Raises: InvalidInputError naming the field."""
+    return check_request(
+        RunRequest(
+            hosts=required_hosts_of(document),
+            script=check_script(_required(document, "script")),
+            args=arguments_of(document),
+            timeout_s=bounded_of(document, "timeout", 1, _MAX_TIMEOUT_S),
+            read_timeout_s=bounded_of(document, "read_timeout", 1, MAX_READ_TIMEOUT_S),
+            lock_wait_s=bounded_of(document, "lock_wait", 0, MAX_LOCK_WAIT_S) or 0,
+            encoding=encoding_of(document) or "utf-8",
+            is_async=bool(flag_of(document, "async")),
+        )
+    )
+
+
+def _required(document: dict[str, Any], key: str) -> object:
+    if key not in document:
+        raise InvalidInputError(f"{key}: required", field=key)
+    return document[key]
+
+
+def start_run(inquiry: Inquiry) -> Response:
+    """`POST /run`."""
+    request = decode_run_request(inquiry.document)
+    try:
+        if request.is_async:
+            report = run(inquiry.dispatcher, inquiry.caller, request)
+        else:
+            with SyncRun(inquiry.child, inquiry.request.connection) as interrupt:
+                report = run(inquiry.dispatcher, inquiry.caller, request, interrupt=interrupt)
+    except LockedError:
+        inquiry.figures.note_lock_conflict()
+        raise
+    inquiry.figures.note_run(report)
+    if request.is_async:
+        return json_response(202, report.accepted_json())
+    return json_response(200, report.run_json())
+
+
+def show_status(inquiry: Inquiry) -> Response:
+    """`GET /status/{reqid}`; what is no request id names no run."""
+    reqid = inquiry.parameters["reqid"]
+    if not REQID.fullmatch(reqid):
+        inquiry.dispatcher.authority.sees(
+            inquiry.caller, "status", reqid="", script="", submitter=Submitter()
+        )
+        raise UnknownRunError(reqid[:80])
+    return json_response(200, status(inquiry.dispatcher, inquiry.caller, reqid).status_json())
+
+
+class SyncRun:
+    """A sync run's reasons to stop waiting: the client hung up, the drain is over, no room for it.
+
+    After a second it counts as long; where there are as many long ones as may be, it is let go of
+    like one whose client hung up: it goes on detached, and the answer says what is known.
+    """
+
+    def __init__(self, child: Child, connection: Connection) -> None:
+        self._child = child
+        self._connection = connection
+
+    def __enter__(self) -> Interrupt:
+        self._reading, self._writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._watched = self._child.watch(self._connection, self._reading)
+        signal.signal(signal.SIGALRM, self._become_long)
+        signal.setitimer(signal.ITIMER_REAL, _LONG_AFTER_S)
+        return Interrupt((self._watched.fileno(),), self._is_over)
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        self._child.leave_long()
+        self._watched.close()
+        os.close(self._reading)
+        os.close(self._writing)
+
+    def _is_over(self) -> bool:
+        return bool(self._watched.poll(0))
+
+    def _become_long(self, _number: int, _frame: object) -> None:
+        if not self._child.enter_long():
+            os.write(self._writing, b".")
