@@ -12,7 +12,7 @@ import select
 from contextlib import suppress
 
 from ctrl_exec.common.clock import monotonic
-from ctrl_exec.common.errors import StorageError
+from ctrl_exec.common.errors import CtrlExecError, StorageError
 from ctrl_exec.common.process import detach
 from ctrl_exec.common.value import replace
 from ctrl_exec.operations.output import OutputBudget
@@ -20,7 +20,7 @@ from ctrl_exec.operations.report import report_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ctrl_exec.common.messages import HostResult, RunCommand
     from ctrl_exec.dispatcher import Dispatcher
@@ -89,6 +89,7 @@ class Carrier:
         self._read_timeout_s = read_timeout_s or dispatcher.config.read_timeout
         self._budget = OutputBudget(dispatcher.config.max_run_output, journal.record.encoding)
         self._undispatched = set(self._targets) if command is not None else set()
+        self._missed_since: dict[str, float] = {}
         self._has_storage = True
 
     @property
@@ -117,21 +118,32 @@ class Carrier:
             return
         targets = [target for name, target in self._targets.items() if name in self._undispatched]
         self._undispatched = set()
-        heard = self.dispatcher.agents.run(
-            targets, self._command, read_timeout_s=self._read_timeout_s, interrupt=interrupt
-        )
+        tell = on_result or (lambda _: None)
         broken = []
-        for result in heard:
+        for result in self._send(targets, interrupt):
             kept = self._keep(_still_open(result))
             if kept.error.startswith(BROKEN):
                 broken.append(kept.host)
-            elif on_result is not None:
-                on_result(kept)
+            else:
+                tell(kept)
         if broken and (interrupt is None or not interrupt.is_set()):
             self.ask(broken, within_s=self._read_timeout_s)
-        if on_result is not None:
-            for name in broken:
-                on_result(self._journal.result_of(name))
+        for name in broken:
+            tell(self._journal.result_of(name))
+
+    def _send(self, targets: list[Target], interrupt: Interrupt | None) -> Iterator[HostResult]:
+        assert self._command is not None
+        has_begun = False
+        try:
+            for result in self.dispatcher.agents.run(
+                targets, self._command, read_timeout_s=self._read_timeout_s, interrupt=interrupt
+            ):
+                has_begun = True
+                yield result
+        except CtrlExecError as error:
+            if not has_begun:  # our identity or registry is unusable: not a byte has left
+                self._cancel([target.name for target in targets], f"not started: {error}")
+            raise
 
     def ask(self, names: Iterable[str] | None = None, *, within_s: float | None = None) -> None:
         """Ask the agents of unfinished hosts what became of the run, once."""
@@ -148,12 +160,23 @@ class Carrier:
                     unstarted.append(result.host)
             elif result.is_final:
                 self._keep(result)
+            elif self._journal.result_of(result.host).state == "pending":
+                self._note_running(result)
         self._start_or_lose(unstarted)
         for name in wanted - set(self._targets):
             self._lose(name, "no longer registered")
 
+    def _note_running(self, result: HostResult) -> None:
+        """Keep that the agent has the run, of which we did not hear when the interrupt came."""
+        try:
+            self._journal.note(result)
+        except StorageError as error:
+            self._complain(error)
+
     def _is_missed(self, result: HostResult) -> bool:
         """Whether the agent has not known the run for so long that it never will by itself."""
+        if self._command is not None:  # our own run: measured on a clock that nobody sets
+            return monotonic() - self._missed_since.setdefault(result.host, monotonic()) >= MISSED_GRACE_S
         now = self.dispatcher.clock()
         try:
             since = self._journal.note_missed(result.host, now)
@@ -213,7 +236,7 @@ class Carrier:
         wait = Pause()
         try:
             while True:
-                self.dispatch()
+                self._attempt(self.dispatch)
                 if self._is_overdue():
                     self._lose_rest()
                 if self.is_finished:
@@ -221,10 +244,17 @@ class Carrier:
                     return
                 wait(pause_s)
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-                self.ask()
+                self._attempt(self.ask)
         except BaseException as error:
             self.leave(f"{type(error).__name__}: {error}")
             raise
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        """Do the step; what fails is said and tried again, for the scripts may be running all the same."""
+        try:
+            step()
+        except CtrlExecError as error:
+            self.dispatcher.log.error("run", reqid=self._journal.reqid, error=str(error))
 
     def _is_overdue(self) -> bool:
         config = self.dispatcher.config
@@ -239,12 +269,17 @@ class Carrier:
         if self._is_overdue():
             self._lose_rest()
 
-    def finish(self, state: str = "completed") -> RunRecord:
+    def finish(self, state: str = "") -> RunRecord:
         """Write the end of the run and let everything go; on a full disk the end is written later.
+
+        Without a state it is `completed`, or `cancelled` where no host was started.
 
         The record then stays unfinished on disk and is completed by recovery; what is given back is
         the end all the same.
         """
+        if not state:
+            states = {result.state for result in self._journal.record.results}
+            state = "cancelled" if states == {"cancelled"} else "completed"
         try:
             record = self._journal.finish(state, self.dispatcher.clock())
         except StorageError as error:
@@ -255,11 +290,14 @@ class Carrier:
         self.close()
         return record
 
-    def give_up(self, state: str, reason: str) -> None:
+    def give_up(self, reason: str) -> None:
         """End a run of which nothing was dispatched."""
-        for name in self._journal.pending:
+        self._cancel(self._journal.pending, reason)
+        self.finish()
+
+    def _cancel(self, names: Iterable[str], reason: str) -> None:
+        for name in names:
             self._keep(replace(self._journal.result_of(name), state="cancelled", exit=-1, error=reason))
-        self.finish(state)
 
     def leave(self, reason: str) -> None:
         """Let the run go unfinished; whoever asks for it takes it over."""

@@ -169,8 +169,8 @@ def _take_locks(
 def _start_detached(carrier: Carrier, caller: Caller) -> RunReport:
     try:
         return detach_carrier(carrier, keeps_stderr=caller.via != "cli")
-    except ProgramError as error:
-        carrier.give_up("cancelled", "not started: no process could be made to carry the run")
+    except (ProgramError, OSError) as error:
+        carrier.give_up("not started: no process could be made to carry the run")
         raise BusyError(str(error)) from error
 
 
@@ -185,9 +185,12 @@ def _carry_here(
         if carrier.is_finished:
             return report_of(carrier.finish())
         return detach_carrier(carrier, keeps_stderr=caller.via != "cli")
-    except ProgramError as error:
+    except (ProgramError, OSError) as error:  # no process to go on in: recovery finds the rest
         carrier.leave(str(error))
         return report_of(carrier.record)
     except BaseException as error:
-        carrier.leave(type(error).__name__)
+        if carrier.is_finished:
+            carrier.finish()
+        else:
+            carrier.leave(type(error).__name__)
         raise

@@ -137,7 +137,7 @@ def merge_events(record: RunRecord, lines: Iterable[bytes]) -> RunRecord:
         with suppress(ValueError, CtrlExecError, RecursionError):
             event = read_object(json.loads(line), "event")
             if "missed" in event:
-                missed.setdefault(text_of(event, "missed"), integer_of(event, "at", 0))
+                missed[text_of(event, "missed")] = integer_of(event, "at", 0)
                 continue
             heard = HostResult.from_json(event.get("result"))
             known = results.get(heard.host)

@@ -103,8 +103,9 @@ class RunJournal:
 
     def note_missed(self, host: str, at: int) -> int:
         """Keep that the agent does not know the run; gives since when it says so. Raises: StorageError."""
-        since = self._missed.setdefault(host, at)
-        if since == at:
+        since = min(at, self._missed.get(host, at))  # a clock may have been set back
+        if since != self._missed.get(host):
+            self._missed[host] = since
             self._append({"missed": host, "at": at})
         return since
 

@@ -15,6 +15,7 @@ import pytest
 
 from ctrl_exec.common.errors import (
     BusyError,
+    CtrlExecError,
     DeniedError,
     InvalidInputError,
     LockedError,
@@ -454,6 +455,40 @@ def test_no_process_for_a_detached_carrier(agents: Fleet) -> None:
         assert not [each for each in agents.requests() if reqid in str(each)]
     finally:
         shutil.rmtree(home)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_identity_that_can_not_be_used_starts_nothing(bench: Bench, is_async: bool) -> None:
+    """The error names it, the record says `cancelled`, the locks are free, nothing runs later."""
+    bench.settings["cert"] = bench.settings["key"] = bench.home / "none.pem"
+    if is_async:
+        assert bench.run("host-0001", is_async=True).pending == ("host-0001",)
+    else:
+        with pytest.raises(CtrlExecError, match=r"none\.pem"):
+            bench.run("host-0001")
+    [reqid] = bench.reqids()
+    found = bench.wait_complete(reqid)
+    assert (found.state, found.counts) == ("cancelled", {"cancelled": 1})
+    assert "not started" in found.results[0].error
+    eventually(lambda: bench.held() == ())
+
+
+@pytest.mark.parametrize("disposition", [signal.SIG_IGN, lambda *_: os.waitpid(-1, os.WNOHANG)])
+def test_sigchld_of_the_caller_and_workers(bench: Bench, disposition) -> None:
+    """Fan-out over workers, and a detached carrier, do their work under a foreign SIGCHLD too."""
+    registry = bench.dispatcher().registry
+    record = registry.get("host-0001")
+    for number in range(20):
+        registry.save(type(record)(**{**vars(record), "hostname": f"copy-{number:02d}"}))
+
+    def work() -> int:
+        signal.signal(signal.SIGCHLD, disposition)
+        report = bench.run("copy-[00-19]", "slow", read_timeout_s=1)
+        return 42 if report.counts == {"ok": 20, "running": 1} else 1
+
+    assert wait_status(fork_child(work), timeout_s=60) == (42, 0)
+    [reqid] = bench.reqids()
+    assert bench.wait_complete(reqid).counts == {"ok": 21}
 
 
 def test_many_hosts_over_workers(bench: Bench) -> None:
