@@ -141,9 +141,8 @@ def test_a_script_gets_who_asked_on_its_stdin_and_no_secret_in_its_environment(f
     assert "s3cret" not in shown
     assert "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" in shown
     assert "PYTHONPATH" not in shown
-    for path in (fleet.state / "runs").rglob("*"):
-        if path.is_file():
-            assert b"s3cret" not in path.read_bytes()
+    for record in fleet.records():  # what a script prints is its own affair; the rest of a record is ours
+        assert "s3cret" not in json.dumps({key: each for key, each in record.items() if key != "results"})
 
 
 def test_two_same_runs_over_http_are_one_conflict(fleet: Fleet, gate: Path) -> None:
@@ -282,7 +281,10 @@ def test_killing_the_request_child_frees_the_lock_and_the_record_tells_the_truth
     ]
     found = status(fleet, record["reqid"])
     assert "completed" not in found
-    assert found.get("state") == "running"
+    assert found["state"] == "interrupted"  # nobody carries it; what is known of the host is true
+    known = found["results"]
+    assert isinstance(known, list)
+    assert known[0]["state"] == "running"
     gate.touch()
     done = wait_complete(fleet, record["reqid"])
     results = done["results"]
@@ -358,7 +360,7 @@ def test_a_stopping_api_drains_and_what_is_left_goes_on_detached(own_fleet: Flee
     assert api.stop(timeout_s=40) == 0
     thread.join(30)
     assert answers[0].status == 200
-    assert [each["state"] for each in results_of(answers[0])] == ["running"]
+    assert next(each["state"] for each in results_of(answers[0])) in ("pending", "running")
     own_fleet.start_api()
     gate.touch()
     done = wait_complete(own_fleet, record["reqid"])
