@@ -82,7 +82,7 @@ def as_document(error: errors.CtrlExecError) -> dict[str, object]:
     """Give the JSON document of an error: `{"ok": false, "error": class, "detail": text, …}`.
 
     Denials carry `code` 1, 2 or 3 and the hook's reason as `error`; a locked script carries
-    `code` 4 and `conflicts`; unknown agents are listed in `unknown`.
+    `code` 4 and `conflicts`; unknown agents are listed in `agents`.
     """
     document: dict[str, object] = {"ok": False, "error": row(type(error))[1], "detail": str(error)}
     if isinstance(error, errors.DeniedError):
@@ -90,7 +90,7 @@ def as_document(error: errors.CtrlExecError) -> dict[str, object]:
     elif isinstance(error, errors.LockedError):
         document |= {"code": 4, "conflicts": list(error.conflicts)}
     elif isinstance(error, errors.UnknownAgentError):
-        document |= {"unknown": list(error.names)}
+        document |= {"agents": list(error.names)}
     elif isinstance(error, errors.ConfigError):
         document |= {"path": error.path, "line": error.line}
     return document

@@ -212,7 +212,7 @@ def test_typos_in_hosts_are_answered_with_near_names(shared: Instance) -> None:
     """In words and in the document."""
     ended = shared.cli("ping", "wbe-01", "n1")
     assert "not registered: wbe-01, n1 (did you mean web-01" in ended.stderr
-    assert shared.document("ping", "wbe-01", code=1)["unknown"] == ["wbe-01"]
+    assert shared.document("ping", "wbe-01", code=1)["agents"] == ["wbe-01"]
 
 
 def test_ping_and_discovery_tables_have_the_host_first(shared: Instance) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.integration.cli.instance import Instance
+from tests.support.fleet import Fleet
 from tests.support.processes import run
 
 
@@ -226,3 +227,26 @@ def test_records_that_expire_or_cannot_be_read(instance: Instance) -> None:
     found = {each["check"]: each["detail"] for each in findings(instance)}
     assert found["agent old"] == "its certificate expired on Jan 15 12:00:00 2020 GMT"
     assert "no readable expiry" in found["agent odd"]
+
+
+def test_an_api_that_runs_is_told_from_a_stranger(tmp_path: Path) -> None:
+    """Our own daemon on the port is no problem, with a hook or without, whatever it answers."""
+    fleet = Fleet(tmp_path, settings={"api_auth_default": "deny"})
+    try:
+        fleet.start_api()
+        fleet.write_conf({"api_port": fleet.api_port})
+        found = fleet.cli_json("doctor", "--local")
+        details = [each["detail"] for each in found["findings"] if each["check"] == "API port"]  # type: ignore[index, union-attr]
+        assert details == [f"ctrl-exec-api answers on 127.0.0.1:{fleet.api_port}"]
+    finally:
+        fleet.close()
+
+
+def test_a_revoked_agent_is_named(instance: Instance) -> None:
+    """With both ways out of it."""
+    instance.fleet.add("web-01")
+    instance.start()
+    assert instance.cli("revoke", "web-01").returncode == 0
+    about = [each for each in findings(instance) if each["check"] == "agent web-01"]
+    assert about[0]["detail"] == "its key is revoked"
+    assert "unpair web-01" in about[0]["remedy"]

@@ -45,7 +45,7 @@ def test_a_class_that_is_not_listed_takes_its_parents_row() -> None:
         (
             errors.UnknownAgentError(["a"]),
             1,
-            {"error": "unknown agent", "detail": "not registered: a", "unknown": ["a"]},
+            {"error": "unknown agent", "detail": "not registered: a", "agents": ["a"]},
         ),
         (
             errors.DeniedError(2, "bad credentials"),
