@@ -87,7 +87,7 @@ class Demo:
     def __init__(self, home: str, output: Output) -> None:
         self.home = home
         self.output = output
-        self.programs = os.path.dirname(os.path.abspath(sys.argv[0]))
+        self.programs = own_directory()
         self.conf = f"{home}/dispatcher/ctrl-exec.conf"
         self.api_port = free_port("127.0.0.1", 7445)
         self.pairing_port = free_port("127.0.0.1", 7444)
@@ -304,6 +304,13 @@ def agents_wanted(text: str | None) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_AGENTS):
         raise UsageError(f"--agents {text}: expected a number from 1 to {MAX_AGENTS}")
     return int(text)
+
+
+def own_directory() -> str:
+    """Where our programs are: beside the one that was started."""
+    import shutil
+
+    return os.path.dirname(os.path.abspath(shutil.which(sys.argv[0]) or sys.argv[0]))
 
 
 def free_port(ip: str, wanted: int) -> int:
