@@ -47,7 +47,7 @@ class Exchange:
     __slots__ = (
         "_addresses", "_began", "_certificate", "_connect_timeout_s", "_offset", "_parser", "_quiet_since",
         "_started", "answer", "attempts", "call", "deadline", "due", "has_more", "holds_slot", "index",
-        "is_paused", "phase", "received", "sock", "stalls_at", "wants",
+        "is_paused", "is_unsettled", "phase", "received", "sock", "stalls_at", "wants",
     )  # fmt: skip
 
     def __init__(self, index: int, call: Call, connect_timeout_s: float) -> None:
@@ -60,6 +60,7 @@ class Exchange:
         self.due = 0.0  # the moment of its timer
         self.attempts = 0
         self.holds_slot = False
+        self.is_unsettled = False
         self.is_paused = False
         self.has_more = False
         self.received = 0
@@ -189,7 +190,7 @@ class Exchange:
             except ssl.SSLWantReadError:
                 self.wants = WANT_READ
                 return
-            except (BrokenPipeError, ConnectionResetError):
+            except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
                 break  # what it said before it closed may still be there
         self.phase = READING
         self.wants = WANT_READ

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from ctrl_exec.services.resolver import Addresses
     from ctrl_exec.services.transport import Answer, Call, Interrupt
 
-_STALL_S = 0.25  # a handshake that waits for the peer this long costs us nothing: its slot is free
+_STALL_S = 0.5  # a handshake that waits for the peer this long costs us nothing: its slot is free
+_STALLED_TIMES = 8  # …but so many times the slots is the end of it: peers that share a machine would drown
 _SPARE_FDS = 32
 _LARGE_BYTES = 256 * 1024  # answers below never have to wait for memory
 _LARGE_AT_ONCE = 2
@@ -63,7 +64,8 @@ class Loop:
         self._registered: dict[int, int] = {}
         self._timers: list[tuple[float, int, Exchange]] = []
         self._order = itertools.count()  # of timers set for the same moment
-        self._slots = 0
+        self._slots = 0  # held by handshakes that keep us busy
+        self._unsettled = 0  # all that are not yet through theirs
         self._again: list[Exchange] = []
         self._paused: deque[Exchange] = deque()
         self._buffered = 0
@@ -132,7 +134,7 @@ class Loop:
     # beginning
 
     def _start(self, now: float) -> None:
-        while self._queue and self._slots < self._limits.max_handshakes and len(self._open) < self._max_open:
+        while self._queue and self._has_room():
             each = self._queue.popleft()
             deadline = each.call.deadline
             if deadline is not None and deadline <= now:
@@ -146,6 +148,14 @@ class Loop:
                     self._schedule(each, deadline)
             else:
                 self._open_one(each, found, now)
+
+    def _has_room(self) -> bool:
+        most = self._limits.max_handshakes
+        return (
+            self._slots < most
+            and self._unsettled < most * _STALLED_TIMES
+            and len(self._open) < self._max_open
+        )
 
     def _open_one(self, each: Exchange, found: tuple[Addresses, str], now: float) -> None:
         addresses, reason = found
@@ -161,8 +171,9 @@ class Loop:
         if each.phase == states.DONE:
             self._finish(each)
             return
-        each.holds_slot = True
+        each.holds_slot = each.is_unsettled = True
         self._slots += 1
+        self._unsettled += 1
         each.stalls_at = now + _STALL_S
         self._adopt_socket(each)
         self._schedule(each, min(each.deadline, each.stalls_at))
@@ -202,7 +213,7 @@ class Loop:
         if each.phase == states.HANDSHAKE:
             each.stalls_at = now + _STALL_S
         elif before <= states.HANDSHAKE:
-            self._free_slot(each)
+            self._settle(each)
 
     def _want(self, each: Exchange) -> None:
         fd = self._fd_of(each)
@@ -311,8 +322,14 @@ class Loop:
             each.holds_slot = False
             self._slots -= 1
 
-    def _finish(self, each: Exchange) -> None:
+    def _settle(self, each: Exchange) -> None:
         self._free_slot(each)
+        if each.is_unsettled:
+            each.is_unsettled = False
+            self._unsettled -= 1
+
+    def _finish(self, each: Exchange) -> None:
+        self._settle(each)
         self._buffered -= each.received
         self._left -= 1
         self._finished.append(each)
