@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from ctrl_exec.common.errors import StorageError
+from ctrl_exec.common.errors import CtrlExecError, StorageError
 from ctrl_exec.common.process import fork_child, wait_status
-from ctrl_exec.operations.status import purge, recover, sweep
+from ctrl_exec.operations.status import purge, recover, sweep, unfinished
 from tests.integration.runs.dispatching import Bench
 from tests.support.emulated import Fleet
 from tests.support.polling import eventually
-
-pytestmark = pytest.mark.root
 
 
 @pytest.fixture
@@ -48,6 +47,7 @@ def fill(bench: Bench, *, leave_bytes: int = 0) -> Callable[[], None]:
     return path.unlink
 
 
+@pytest.mark.root
 def test_a_full_disk_refuses_a_run_before_anything_is_sent(small: Bench) -> None:
     """No host is contacted, nothing half written, no lock held; after the disk is emptied all is well."""
     small.run("host-0001")
@@ -64,6 +64,7 @@ def test_a_full_disk_refuses_a_run_before_anything_is_sent(small: Bench) -> None
     assert small.run("host-0001").has_succeeded
 
 
+@pytest.mark.root
 def test_a_disk_that_fills_during_a_run_costs_no_result(small: Bench) -> None:
     """The caller gets what the agents said; the record is completed when there is room again."""
     small.run("host-0001")
@@ -82,6 +83,7 @@ def test_a_disk_that_fills_during_a_run_costs_no_result(small: Bench) -> None:
     assert len(found.results[0].stdout) == 300_003
 
 
+@pytest.mark.root
 def test_recovery_on_a_full_disk_waits(small: Bench) -> None:
     """Recovery says what is wrong, spoils nothing, and completes the run later."""
     report = small.run("slow", read_timeout_s=0.2, is_async=False)
@@ -94,6 +96,7 @@ def test_recovery_on_a_full_disk_waits(small: Bench) -> None:
     assert found.counts == {"ok": 1}
 
 
+@pytest.mark.root
 def test_a_read_only_state_directory(small: Bench) -> None:
     """Runs are refused with the path; what was recorded can still be read; nothing crashes."""
     report = small.run("host-0001")
@@ -111,6 +114,7 @@ def test_a_read_only_state_directory(small: Bench) -> None:
     assert small.run("host-0002", script="other").has_succeeded
 
 
+@pytest.mark.root
 def test_a_full_disk_under_the_feet_of_many(small: Bench) -> None:
     """Concurrent runs on a full disk all fail cleanly and leave nothing."""
     small.run("host-0001")
@@ -128,3 +132,37 @@ def test_a_full_disk_under_the_feet_of_many(small: Bench) -> None:
     assert {wait_status(pid, timeout_s=60) for pid in children} == {(42, 0)}
     assert len(list(small.runs.iterdir())) == count
     empty()
+
+
+def test_descriptors_run_out_at_any_point(tmp_path: Path, agents: Fleet) -> None:
+    """With too few descriptors a run works or is refused by name: no traceback, no stuck lock, no false record."""
+    bench = Bench(tmp_path, agents)
+    first = max(int(name) for name in os.listdir("/proc/self/fd"))
+
+    def work(limit: int) -> int:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        bench.run("host-0001")  # all modules are loaded
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, min(limit, hard)))
+        try:
+            report = bench.run("host-0001", "slow", script=f"job-{limit}", read_timeout_s=0.5)
+        except CtrlExecError:
+            return 43
+        return 42 if sum(report.counts.values()) == 2 else 1
+
+    codes = []
+    for limit in range(first + 1, first + 24):
+        codes.append(wait_status(fork_child(lambda limit=limit: work(limit)), timeout_s=60))
+    assert set(codes) <= {(42, 0), (43, 0)}
+    assert {codes[0], codes[-1]} == {(43, 0), (42, 0)}
+
+    def all_settled() -> bool:
+        recover(bench.dispatcher())
+        return not unfinished(bench.dispatcher())
+
+    eventually(all_settled, timeout_s=60, pause_s=0.5)
+    eventually(lambda: bench.held() == ())
+    for reqid in bench.reqids():
+        found = bench.status(reqid)
+        assert set(found.counts) <= {"ok", "unreachable", "lost", "cancelled"}
+    sweep(bench.dispatcher())
+    assert {path.suffix for path in bench.runs.iterdir() if path.is_file()} == {".json"}
