@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.contract import check_answer
 from tests.support.polling import eventually
 from tests.support.processes import Running, run
 
@@ -243,7 +244,10 @@ class Fleet:
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 60,
     ) -> Answer:
-        """One request to the API over plain HTTP; bytes are sent as they are, all else as JSON."""
+        """One request to the API over plain HTTP; bytes are sent as they are, all else as JSON.
+
+        The answer is one that openapi.json promises, or the test fails.
+        """
         payload = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.api_port}{path}",
@@ -253,10 +257,12 @@ class Fleet:
         )
         try:
             with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-                return Answer(answer.status, answer.read(), dict(answer.headers))
+                found = Answer(answer.status, answer.read(), dict(answer.headers))
         except urllib.error.HTTPError as error:
             with error:
-                return Answer(error.code, error.read(), dict(error.headers))
+                found = Answer(error.code, error.read(), dict(error.headers))
+        check_answer(method, path, found.status, found.headers, found.body)
+        return found
 
     def records(self) -> list[dict[str, object]]:
         """All run records on disk."""
