@@ -62,6 +62,13 @@ class Admission:
         outcome = _OUTCOMES.get(exit_status, SILENT)
         if outcome == PROBE and take_self_ping(self._config.state_dir, address):
             return
+        self._note(address, outcome)
+
+    def note_silence(self, address: str) -> None:
+        """Take in that a connection of the address came and went without a word."""
+        self._note(address, SILENT)
+
+    def _note(self, address: str, outcome: str) -> None:
         broken = self._limits.note(address, outcome, monotonic())
         if broken:
             limit = getattr(self._config, f"rate_limit_{broken}")

@@ -150,6 +150,7 @@ class AgentServer:
             on_ready=self._say_started,
             on_reload=self._reload,
             on_child_exit=self._admission.note_end,
+            on_silent_end=self._admission.note_silence,
             refuse=refuse,
             note=self._note,
             on_tls_failure=self._note_tls_failure,

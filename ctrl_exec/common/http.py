@@ -154,7 +154,7 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         for fd, _ in self._epoll.poll(self._timeout_s(until)):
             if fd in self._silent:
                 guest = self._silent.take(fd)
-                self._spoke(guest.socket, guest.address)
+                self._look_at(guest.socket, guest.address)
             elif fd in self._leaving:
                 self._leaving.drain(fd)
             elif fd == self._wakeup[0]:
@@ -181,7 +181,8 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
 
     def _keep_time(self) -> None:
         now = time.monotonic()
-        self._silent.expire(now)
+        for address in self._silent.expire(now):
+            self._hooks.on_silent_end(plain_address(address)[0])
         self._leaving.expire(now)
         if self._paused_until is not None and self._paused_until <= now:
             self._paused_until = None
@@ -286,14 +287,22 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         if not self._hooks.admit(plain_address(address)[0]):
             sock.close()
             return
+        self._look_at(sock, address)
+
+    def _look_at(self, sock: socket.socket, address: object) -> None:
+        """See whether it says something, waits, or has left without a word, which costs no child."""
         try:
             seen = sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             self._silent.add(sock, address)
+            return
         except OSError:
-            sock.close()
-        else:
-            self._spoke(sock, address) if seen else sock.close()
+            seen = b""
+        if seen:
+            self._spoke(sock, address)
+            return
+        sock.close()
+        self._hooks.on_silent_end(plain_address(address)[0])
 
     def _spoke(self, sock: socket.socket, address: object) -> None:
         """The socket is readable: give it a child, turn it away, or see it off."""

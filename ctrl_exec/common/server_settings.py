@@ -61,14 +61,16 @@ class ServerHooks:
     In the parent: `admit(remote_ip)` before anything else; `on_ready(addresses)` once it listens;
     `on_reload()` at SIGHUP gives the new application and settings (addresses are kept as they are),
     and raises a CtrlExecError to keep the old; `on_child_exit(remote_ip, status)`, a signal's number
-    negative. In a child: `refuse(status, detail)` makes the answer to what is no request,
-    `note(child, exchange)` logs and counts, `on_tls_failure(remote_ip, reason)`.
+    negative; `on_silent_end(remote_ip)` for a connection that never said a word. In a child:
+    `refuse(status, detail)` makes the answer to what is no request, `note(child, exchange)` logs and
+    counts, `on_tls_failure(remote_ip, reason)`.
     """
 
     admit: Callable[[str], bool] = _admit_all
     on_ready: Callable[[tuple[str, ...]], None] = _nothing
     on_reload: Callable[[], tuple[Application, ServerSettings]] | None = None
     on_child_exit: Callable[[str, int], None] = _nothing
+    on_silent_end: Callable[[str], None] = _nothing
     refuse: Callable[[int, str], Response] = refusal
     note: Callable[[Child, Exchange], None] = _nothing
     on_tls_failure: Callable[[str, str], None] = _nothing

@@ -81,10 +81,13 @@ class WaitingRoom:
             return True
         return False
 
-    def expire(self, now: float) -> None:
-        """Close those whose time is over."""
+    def expire(self, now: float) -> list[object]:
+        """Close those whose time is over; gives their addresses."""
+        expired = []
         while (first := self.next_deadline()) is not None and first <= now:
+            expired.append(next(iter(self._guests.values())).address)
             self.drop_oldest()
+        return expired
 
     def next_deadline(self) -> float | None:
         """When the first of them must go."""

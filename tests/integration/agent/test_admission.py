@@ -62,15 +62,24 @@ def test_an_address_a_trusted_serial_came_from_is_exempt(agent: AgentHost, other
     assert "rate-block" not in agent.log()
 
 
-def test_many_connections_that_end_without_a_word_block_too(host: AgentHost, other: str):
+def test_connections_that_come_and_go_without_a_word_count_by_volume_only(host: AgentHost, other: str):
     host.configure("rate_limit_volume = 5/60/300\n")
     with host.start():
         for _ in range(5):
+            with plain(host, other):
+                pass
+        eventually(lambda: f"LIMIT=volume PEER={other} SECONDS=300" in host.log())
+        assert "LIMIT=probe" not in host.log()
+        assert "ACTION=tls-failure" not in host.log()
+        assert "closed" in connection_outcome(host, host.dispatcher, source=other)
+
+
+def test_half_a_handshake_is_a_probe(host: AgentHost, other: str):
+    with host.start():
+        for _ in range(3):
             with plain(host, other) as connection:
                 connection.sendall(b"\x16")
-        eventually(
-            lambda: f"LIMIT=volume PEER={other}" in host.log() or f"LIMIT=probe PEER={other}" in host.log()
-        )
+        eventually(lambda: f"LIMIT=probe PEER={other} SECONDS=3600" in host.log())
 
 
 def test_limits_can_be_switched_off(host: AgentHost, other: str):
