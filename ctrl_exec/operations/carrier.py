@@ -133,6 +133,8 @@ class Carrier:
 
     def _send(self, targets: list[Target], interrupt: Interrupt | None) -> Iterator[HostResult]:
         assert self._command is not None
+        if interrupt is not None:
+            interrupt = replace(interrupt, on_unsent=self._undispatched.update)
         has_begun = False
         try:
             for result in self.dispatcher.agents.run(

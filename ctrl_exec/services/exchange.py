@@ -77,6 +77,11 @@ class Exchange:
 
     # connecting
 
+    @property
+    def has_left(self) -> bool:
+        """Whether a part of the request may have reached the agent."""
+        return self._offset > 0
+
     def open(self, addresses: Addresses, now: float) -> None:
         """Begin to connect to the first address.
 
@@ -290,7 +295,7 @@ class Exchange:
                 key=self.call.key,
                 rtt_s=now - self._started if self._started else 0.0,
                 certificate=self._certificate,
-                failure=Failure(kind, reason, sent=kind != "refused" and self._offset > 0),
+                failure=Failure(kind, reason, sent=kind != "refused" and self.has_left),
             )
         )
 

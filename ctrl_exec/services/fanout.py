@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import struct
+import time
 from contextlib import suppress
 
 from ctrl_exec.common import process, tls
@@ -32,6 +33,7 @@ __all__ = ["Answer", "Call", "Failure", "FanOut", "FanOutSettings", "Interrupt",
 WORKERS_FROM = 16  # below, forking a worker costs more than it gains
 _HANDSHAKES_A_PROCESS = 64
 _FRAME = struct.Struct("!III")  # number of the call, bytes of what is known of it, bytes of the body
+_UNSENT = 0xFFFFFFFF  # in place of a number: the keys of the calls of which nothing had left
 _CHUNK_BYTES = 1 << 18
 _FAREWELL_S = 1.0
 
@@ -113,6 +115,7 @@ class _Worker:
         import multiprocessing
 
         self.owed = dict(share)
+        self.unsent: tuple[str, ...] = ()
         self._buffer = bytearray()
         ours, theirs = socket.socketpair()
         self.socket = ours
@@ -149,9 +152,13 @@ class _Worker:
             if len(buffer) < end:
                 return
             # our own worker wrote it: what came from an agent is only the bytes of the body
-            status, rtt_s, certificate, failure = pickle.loads(buffer[_FRAME.size : body_at])  # noqa: S301
+            known = pickle.loads(buffer[_FRAME.size : body_at])  # noqa: S301
             body = bytes(memoryview(buffer)[body_at:end])
             del buffer[:end]
+            if number == _UNSENT:
+                self.unsent = known
+                continue
+            status, rtt_s, certificate, failure = known
             call = self.owed.pop(number)
             yield Answer(call.key, status, body, rtt_s, certificate, failure)
 
@@ -227,6 +234,7 @@ class _Crew:
                     poller.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
             while any(worker.owed for worker in self._workers.values()):
                 if interrupt is not None and interrupt.is_set():
+                    yield from self._halt(interrupt)
                     return
                 for fd, _ in poller.poll(60.0):
                     if fd in self._workers:
@@ -241,6 +249,20 @@ class _Crew:
         if not is_there:
             poller.unregister(fd)
             yield from worker.give_up()
+
+    def _halt(self, interrupt: Interrupt) -> Iterator[Answer]:
+        """Have the workers stop; their last answers, and to the interrupt what never left."""
+        for worker in self._workers.values():
+            with suppress(OSError):
+                worker.socket.shutdown(socket.SHUT_WR)
+        deadline = time.monotonic() + _FAREWELL_S
+        for fd, worker in self._workers.items():
+            is_there = True
+            while is_there and _poll_for(fd, max(0.0, deadline - time.monotonic())):
+                answers, is_there = worker.receive()
+                yield from answers
+        if interrupt.on_unsent is not None:
+            interrupt.on_unsent(tuple(key for worker in self._workers.values() for key in worker.unsent))
 
     def close(self) -> None:
         """End all workers."""
@@ -263,7 +285,9 @@ def _work(
         # locks, listening sockets and the other workers' ends are not ours to keep alive
         os.closerange(3, own)
         os.closerange(own + 1, 1 << 20)
-        caller_left = Interrupt((own,), lambda: _is_closed(channel))
+        caller_left = Interrupt(
+            (own,), lambda: _is_closed(channel), lambda unsent: _write_unsent(channel, unsent)
+        )
         for number, answer in Loop(share, context, limits, caller_left).run():
             _write(channel, number, answer)
     except (BrokenPipeError, ConnectionResetError):
@@ -281,6 +305,11 @@ def _is_closed(channel: socket.socket) -> bool:
         return False
     except OSError:
         return True
+
+
+def _write_unsent(channel: socket.socket, unsent: tuple[str, ...]) -> None:
+    known = pickle.dumps(unsent)
+    channel.sendall(_FRAME.pack(_UNSENT, len(known), 0) + known)
 
 
 def _write(channel: socket.socket, number: int, answer: Answer) -> None:

@@ -81,6 +81,7 @@ class Loop:
             self._watch_interrupt()
             while self._left:
                 if self._is_interrupted():
+                    self._tell_unsent()
                     return
                 self._turn()
                 finished, self._finished = self._finished, []
@@ -346,6 +347,13 @@ class Loop:
 
     def _is_interrupted(self) -> bool:
         return self._interrupt is not None and self._interrupt.is_set()
+
+    def _tell_unsent(self) -> None:
+        if self._interrupt is None or self._interrupt.on_unsent is None:
+            return
+        waiting = itertools.chain(self._queue, *self._unresolved.values(), self._open.values())
+        unsent = (each.call.key for each in waiting if each.phase != states.DONE and not each.has_left)
+        self._interrupt.on_unsent(tuple(unsent))
 
 
 def room_for(connections: int) -> int:

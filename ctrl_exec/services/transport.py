@@ -76,10 +76,15 @@ class Answer:
 
 @value
 class Interrupt:
-    """A wish to stop early: `is_set` is asked when one of the descriptors becomes readable."""
+    """A wish to stop early: `is_set` is asked when one of the descriptors becomes readable.
+
+    `on_unsent` is told the keys of the calls of which nothing had left when the interrupt came: those
+    may be made again. Of the others without an answer nobody knows.
+    """
 
     fds: tuple[int, ...]
     is_set: Callable[[], bool]
+    on_unsent: Callable[[tuple[str, ...]], None] | None = None
 
 
 class Transport(Protocol):

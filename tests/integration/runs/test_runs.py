@@ -9,6 +9,7 @@ import select
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ from ctrl_exec.common.process import fork_child, wait_status
 from ctrl_exec.operations.run import RunRequest, run
 from ctrl_exec.operations.status import recover, status, unfinished
 from ctrl_exec.services.authority import Caller
-from ctrl_exec.services.transport import Interrupt
+from ctrl_exec.services.fanout import FanOut, FanOutSettings
+from ctrl_exec.services.transport import Answer, Call, Interrupt
 from tests.integration.runs.dispatching import CALLER, Bench
 from tests.support.emulated import Fleet
 from tests.support.polling import eventually
@@ -250,17 +252,71 @@ def test_a_hung_up_caller_leaves_a_run_that_goes_on(bench: Bench) -> None:
 
 
 def test_what_had_not_left_when_the_caller_hung_up_is_sent_by_the_carrier(bench: Bench) -> None:
-    """Hosts that never got the request get it once, when their agents are sure that they had not."""
+    """Hosts that never got the request get it once, older agents too, and at once."""
     interrupt = Interrupt((), lambda: True)
-    report = run(
-        bench.dispatcher(), CALLER, RunRequest(("host-0001", "bad", "older"), "job"), interrupt=interrupt
-    )
+    request = RunRequest(("host-0001", "bad", "older"), "job")
+    report = run(bench.dispatcher(), CALLER, request, interrupt=interrupt)
     assert report.counts == {"pending": 3}
     found = bench.wait_complete(report.reqid)
-    # an older agent keeps no record of every run: it can't tell, and is not asked to run it twice
+    assert [each.state for each in found.results] == ["ok", "failed", "ok"]
+    assert sent_to(bench, report.reqid) == ["bad", "host-0001", "older"]
+
+
+def sent_to(bench: Bench, reqid: str) -> list[str]:
+    """The hosts that were sent the run, each as often as it was."""
+    asked = [each for each in bench.fleet.requests() if each["body"].get("reqid") == reqid]
+    return sorted(each["host"] for each in asked if each["path"] == "/run")
+
+
+class Forgetful:
+    """A transport that loses calls at an interrupt and cannot tell which had left."""
+
+    def __init__(self, inner: FanOut) -> None:
+        self._inner = inner
+
+    def send(self, calls: Sequence[Call], interrupt: Interrupt | None = None) -> Iterator[Answer]:
+        if interrupt is not None and interrupt.is_set():
+            return
+        yield from self._inner.send(calls, interrupt)
+
+
+def test_what_may_have_left_is_sent_again_only_where_the_agent_is_sure(bench: Bench) -> None:
+    """An agent that records every run says that it never had this one; an older one can't, and ends as lost."""
+    identity = str(bench.fleet.identity.pem)
+    transport = Forgetful(FanOut(FanOutSettings(identity=identity, ca=bench.fleet.ca)))
+    interrupt = Interrupt((), lambda: True)
+    request = RunRequest(("host-0001", "bad", "older"), "job")
+    report = run(bench.dispatcher(transport=transport), CALLER, request, interrupt=interrupt)
+    found = bench.wait_complete(report.reqid)
     assert [each.state for each in found.results] == ["ok", "failed", "lost"]
-    asked = [each for each in bench.fleet.requests() if each["body"].get("reqid") == report.reqid]
-    assert sorted(each["host"] for each in asked if each["path"] == "/run") == ["bad", "host-0001"]
+    assert sent_to(bench, report.reqid) == ["bad", "host-0001"]
+
+
+def test_an_interrupt_in_the_midst_of_a_large_fan_out(bench: Bench) -> None:
+    """Over workers, with one handshake at a time: what had left is asked for, the rest is sent, all once."""
+    registry = bench.dispatcher().registry
+    record = registry.get("host-0001")
+    names = [f"copy-{number:03d}" for number in range(200)]
+    for name in names:
+        registry.save(type(record)(**{**vars(record), "hostname": name}))
+    bench.settings["max_parallel"] = 1
+    heard: list[object] = []
+    reading, writing = os.pipe()
+
+    def on_result(result: object) -> None:
+        heard.append(result)
+        if len(heard) == 20:
+            os.write(writing, b"x")
+
+    interrupt = Interrupt((reading,), lambda: len(heard) >= 20)
+    request = RunRequest(("copy-[000-199]",), "job")
+    report = run(bench.dispatcher(), CALLER, request, interrupt=interrupt, on_result=on_result)
+    assert 0 < len(report.pending) <= 180
+    found = bench.wait_complete(report.reqid)
+    assert found.counts == {"ok": 200}
+    assert len(sent_to(bench, report.reqid)) == 200
+    os.close(reading)
+    os.close(writing)
 
 
 def test_a_detached_carrier_holds_nothing_of_its_maker(bench: Bench, tmp_path: Path) -> None:
