@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from ctrl_exec.common.http import ServerSettings
     from ctrl_exec.common.log import Log
+    from ctrl_exec.common.server_settings import ServerSettings
     from ctrl_exec.config import Config
 
 EXIT_CONFIG = 78
@@ -101,7 +101,8 @@ def serve(config: Config, log: Log) -> None:
     from ctrl_exec.ca.identity import read_certificate
     from ctrl_exec.ca.requests import PairingQueue
     from ctrl_exec.common.certificate import ca_fingerprint
-    from ctrl_exec.common.http import ForkingServer, ServerHooks
+    from ctrl_exec.common.http import ForkingServer
+    from ctrl_exec.common.server_settings import ServerHooks
     from ctrl_exec.pairing.exchange import Announced, PairingApplication, refuse
     from ctrl_exec.pairing.rate import PairingRate
     from ctrl_exec.services.registry import Registry
@@ -132,8 +133,8 @@ def serve(config: Config, log: Log) -> None:
 def server_settings(config: Config) -> ServerSettings:
     """Room for everyone in the queue and for some who are not yet."""
     from ctrl_exec.common.conversation import Timing
-    from ctrl_exec.common.http import ServerSettings
     from ctrl_exec.common.parser import ParserLimits
+    from ctrl_exec.common.server_settings import ServerSettings
     from ctrl_exec.common.value import replace
     from ctrl_exec.pairing.exchange import BODY_LIMIT_BYTES
 
