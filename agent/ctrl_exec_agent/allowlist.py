@@ -10,7 +10,7 @@ import os
 import re
 
 from ctrl_exec.common.errors import ConfigError, InvalidNameError, StorageError
-from ctrl_exec.common.files import read_bounded
+from ctrl_exec.common.files import is_writable_by_others, read_bounded
 from ctrl_exec.common.names import check_script
 from ctrl_exec.common.value import replace, value
 
@@ -94,6 +94,10 @@ class Allowlist:
             yield f"{script.name}: {real} is not a regular file"
         elif not os.access(real, os.X_OK):
             yield f"{script.name}: {real} is not executable by this user"
+        else:
+            for path in (real, os.path.dirname(real)):
+                if _is_open_to_others(path):
+                    yield f"{script.name}: {path} can be written by others than root"
 
 
 def load_allowlist(path: str, script_dirs: tuple[str, ...] = ()) -> Allowlist:
@@ -136,6 +140,13 @@ def is_interpreter(path: str) -> bool:
     """Whether the path, or what it links to, is a program that runs its arguments."""
     names = {os.path.basename(path), os.path.basename(os.path.realpath(path))}
     return any(_INTERPRETER.fullmatch(name) for name in names)
+
+
+def _is_open_to_others(path: str) -> bool:
+    try:
+        return is_writable_by_others(os.stat(path), os.geteuid())
+    except OSError:
+        return False
 
 
 def _lies_within(real: str, directories: tuple[str, ...]) -> bool:

@@ -207,6 +207,33 @@ def test_a_restart_of_the_agent_leaves_running_scripts_alone(host: AgentHost):
             assert done["stdout"] == output
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_fifty_runs_in_flight_survive_the_end_of_the_agents_parent(host: AgentHost, number: signal.Signals):
+    go, begun = host.directory / "go", host.directory / "begun"
+    begun.mkdir()
+    host.script("wait", f"touch {begun}/$$; while ! [ -e {go} ]; do sleep 0.1; done; echo done", "lock=no")
+    host.start()
+    reqids = [f"{number:016x}" for number in range(50)]
+    connections = [host.connect() for _ in range(25)]
+    for connection, reqid in zip(connections, reqids[:25], strict=True):
+        send(connection, "POST", "/run", {"script": "wait", "args": [], "reqid": reqid})
+    for reqid in reqids[25:]:
+        body = {"script": "wait", "args": [], "reqid": reqid, "async": True}
+        assert host.ask("POST", "/run", body).status == 202
+    eventually(lambda: len(os.listdir(begun)) == 50)
+    os.kill(host.running.pid, number)  # type: ignore[union-attr]
+    host.running.process.wait(20)  # type: ignore[union-attr]
+    host.config.write_text(host.config.read_text().replace("port = 0", f"port = {host.port}"))
+    host.start()
+    assert {host.result(reqid).json()["status"] for reqid in reqids} == {"running"}
+    go.touch()
+    for connection in connections:
+        assert receive(connection).json()["stdout"] == "done\n"
+        connection.close()
+    for reqid in reqids:
+        eventually(lambda reqid=reqid: host.result(reqid).json()["status"] == "done")
+
+
 def test_records_older_than_a_day_are_gone(host: AgentHost):
     host.script("hello", "echo hi")
     host.start()

@@ -127,3 +127,16 @@ def test_warnings_name_interpreters_also_behind_links_and_what_cannot_run(tmp_pa
     assert "d: " in warnings
     if os.geteuid() != 0:
         assert "b: " in warnings
+
+
+def test_a_script_that_others_may_write_is_warned_about(tmp_path: Path):
+    tmp_path.chmod(0o755)
+    script = tmp_path / "tool"
+    script.write_text("#!/bin/sh\n")
+    allowed = parse_allowlist(f"tool = {script}\n", "s.conf")
+    for mode, is_warned in ((0o755, False), (0o775, True), (0o757, True)):
+        script.chmod(mode)
+        assert bool(allowed.warnings()) == is_warned
+    script.chmod(0o755)
+    tmp_path.chmod(0o777)
+    assert allowed.warnings() == (f"tool: {tmp_path} can be written by others than root",)
