@@ -250,8 +250,9 @@ class Handlers:
     def _refuse_unnamed(self, peer: Peer, body: bytes) -> Response:
         """The refusal of a script name that is none: it can't be in the allowlist."""
         found = parse_object(body)
-        shown = str(found.get("script"))[:64]
-        reqid = str(found.get("reqid"))[:64]
+        shown, reqid = (
+            each[:64] if isinstance(each := found.get(key), str) else "" for key in ("script", "reqid")
+        )
         self._parts.log.warning(
             "deny", script=shown, reqid=reqid, peer=peer.ip, dispatcher=peer.dispatcher,
             reason="not a script name",

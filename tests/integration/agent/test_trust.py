@@ -176,3 +176,26 @@ def test_results_belong_to_the_dispatcher_that_ordered_the_run(open_agent: Agent
 )
 def test_a_request_id_that_is_none_finds_nothing(agent: AgentHost, reqid: str):
     assert agent.ask("GET", f"/result/{reqid}").json()["status"] in ("unknown", "error")
+
+
+def test_a_resumed_session_is_judged_like_any_other(open_agent: AgentHost):
+    import socket
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(open_agent.ca.path)
+    context.load_cert_chain(open_agent.dispatcher.pem)
+
+    def ask(session: ssl.SSLSession | None) -> tuple[int, bool, ssl.SSLSession | None]:
+        plain = socket.create_connection((open_agent.ip, open_agent.port), timeout=20)
+        with context.wrap_socket(plain, session=session) as connection:
+            send(connection, "POST", "/ping", PING)
+            status = receive(connection).status
+            return status, bool(connection.session_reused), connection.session
+
+    status, is_reused, session = ask(None)
+    assert (status, is_reused) == (200, False)
+    assert ask(session)[:2] == (200, True)
+    open_agent.revoke(open_agent.dispatcher.serial)
+    assert ask(session)[:2] == (403, True)
