@@ -162,7 +162,7 @@ class Carrier:
                     unstarted.append(result.host)
             elif result.is_final:
                 self._keep(result)
-            elif self._journal.result_of(result.host).state == "pending":
+            elif not result.error and self._journal.result_of(result.host).state == "pending":
                 self._note_running(result)
         self._start_or_lose(unstarted)
         for name in wanted - set(self._targets):
@@ -309,7 +309,7 @@ class Carrier:
 
     def close(self) -> None:
         """Let record and locks go for good."""
-        if self._journal.is_open and self._locks is not None:
+        if self._locks is not None:
             self.dispatcher.log.info("lock-release", reqid=self._journal.reqid, script=self._locks.script)
         self.hand_over()
 
@@ -318,6 +318,7 @@ class Carrier:
         self._journal.close()
         if self._locks is not None:
             self._locks.close()
+            self._locks = None
 
 
 def _still_open(result: HostResult) -> HostResult:

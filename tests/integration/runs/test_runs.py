@@ -82,6 +82,19 @@ def test_the_answer_and_the_record_in_the_words_of_the_contract(bench: Bench) ->
     assert "hosts" not in bench.run("host-0001").run_json()
 
 
+def test_the_log_of_a_run(bench: Bench) -> None:
+    """What was locked, dispatched, heard and released, all with the request id, each once."""
+    report = bench.run("host-0001", "bad")
+    lines = [line for line in bench.lines.getvalue().splitlines() if f"REQID={report.reqid}" in line]
+    actions = [line.split("ACTION=")[1].split(" ")[0] for line in lines]
+    assert actions[:2] == ["lock-acquire", "dispatch"]
+    assert sorted(actions[2:]) == ["lock-release", "run", "run"]
+    assert actions[-1] == "lock-release"
+    with bench.dispatcher().locks.hold(["bad"], "job"), pytest.raises(LockedError):
+        bench.run("bad")
+    assert "WARNING ACTION=lock-conflict HOSTS=bad" in bench.lines.getvalue()
+
+
 def test_the_token_of_the_body_goes_on_and_is_not_kept(bench: Bench) -> None:
     """Agents get it; record, log and report do not have it."""
     caller = Caller("alice", "header-token", forwarded_token="body-token", via="cli")
