@@ -251,14 +251,20 @@ def test_silent_connections_hold_up_nobody(port: Port) -> None:
     eventually(lambda: descriptors(port.pid) < 100, timeout_s=30, what="the descriptors are closed")
 
 
-def test_silent_connections_from_the_clients_own_address_hold_up_nobody(home: dict[str, Port]) -> None:
-    """Also from loopback, where no limit by address applies to the API."""
-    for name in ("api", "api-tls"):
-        for found in attacked(home[name]):
-            for _ in range(300):
-                with contextlib.suppress(ConnectionError):
-                    found.attack(source="127.0.0.1")
-            assert found.serves()
+@pytest.mark.parametrize("name", ["api", "api-tls", "agent"])
+@pytest.mark.parametrize("kind", ["silent", "half a handshake"])
+def test_attacks_from_the_clients_own_address_hold_up_nobody(
+    home: dict[str, Port], name: str, kind: str
+) -> None:
+    """Also from loopback, and from where a trusted dispatcher came, no limit by address protects us."""
+    payload = b"" if kind == "silent" else client_hello()[:100]
+    for found in attacked(home[name]):
+        assert found.serves()
+        for _ in range(300):
+            with contextlib.suppress(ConnectionError):
+                found.attack(payload, source="127.0.0.1")
+        assert found.serves()
+        assert found.serves()
 
 
 def test_half_open_handshakes_hold_up_nobody(tls_port: Port) -> None:
