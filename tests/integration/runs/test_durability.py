@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
+import select
 import signal
 import time
 
@@ -10,7 +13,7 @@ import pytest
 
 from ctrl_exec.common.process import fork_child, wait_status
 from ctrl_exec.operations.run import RunRequest
-from ctrl_exec.operations.status import recover, unfinished
+from ctrl_exec.operations.status import recover, sweep, unfinished
 from tests.integration.runs.dispatching import Bench, killed_at
 from tests.support.polling import eventually
 
@@ -146,3 +149,46 @@ def test_fifty_runs_in_flight_survive_the_death_of_their_carriers(bench: Bench) 
     reports = [bench.status(reqid) for reqid in bench.reqids()]
     assert {report.state for report in reports} == {"completed"}
     assert all(report.has_succeeded for report in reports)
+
+
+@pytest.mark.long
+def test_killed_at_random_moments(bench: Bench) -> None:
+    """Carriers, sync and async, killed anywhere in time: every record whole, true, and ended in the end."""
+    chance = random.Random(7)
+    for turn in range(60):
+        request = RunRequest(("host-0001", "host-0002", "bad"), f"job-{turn}", is_async=turn % 3 == 0)
+        pid = fork_child(
+            lambda request=request: int(
+                not bench.run(*request.hosts, script=request.script, is_async=request.is_async)
+            )
+        )
+        select.select([], [], [], chance.uniform(0, 0.06))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        wait_status(pid)
+    eventually(lambda: bench.held() == (), what="no lock is stuck")
+
+    def all_ended() -> bool:
+        recover(bench.dispatcher(ahead_s=20))
+        return not unfinished(bench.dispatcher())
+
+    eventually(all_ended, timeout_s=60)
+    reqids = bench.reqids()
+    requests = bench.fleet.requests()
+    for reqid in reqids:
+        found = bench.status(reqid)
+        assert found.complete
+        had_it = {
+            each["host"] for each in requests if each["body"].get("reqid") == reqid and each["path"] == "/run"
+        }
+        for result in found.results:
+            assert (result.state in ("ok", "failed")) == (result.host in had_it), (result, had_it)
+    assert len([each for each in requests if each["path"] == "/run"]) == len(
+        {(each["host"], each["body"]["reqid"]) for each in requests if each["path"] == "/run"}
+    ), "no host is asked twice to run the same"
+    sweep(bench.dispatcher())
+    later = time.time() + 7200
+    bench.dispatcher().results.sweep(later)
+    assert sorted(path.name for path in bench.runs.iterdir() if path.is_file()) == [
+        f"{reqid}.json" for reqid in reqids
+    ]

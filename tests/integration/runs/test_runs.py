@@ -293,6 +293,7 @@ class Forgetful:
         yield from self._inner.send(calls, interrupt)
 
 
+@pytest.mark.long
 def test_what_may_have_left_is_sent_again_only_where_the_agent_is_sure(bench: Bench) -> None:
     """An agent that records every run says that it never had this one; an older one can't, and ends as lost."""
     identity = str(bench.fleet.identity.pem)
