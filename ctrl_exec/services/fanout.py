@@ -8,7 +8,6 @@ that end is then closed. It must not know what the calls ask.
 from __future__ import annotations
 
 import os
-import pickle
 import select
 import signal
 import socket
@@ -144,6 +143,8 @@ class _Worker:
         return list(self._frames()), bool(chunk)
 
     def _frames(self) -> Iterator[Answer]:
+        import pickle
+
         buffer = self._buffer
         while len(buffer) >= _FRAME.size:
             number, known_bytes, body_bytes = _FRAME.unpack_from(buffer)
@@ -308,11 +309,15 @@ def _is_closed(channel: socket.socket) -> bool:
 
 
 def _write_unsent(channel: socket.socket, unsent: tuple[str, ...]) -> None:
+    import pickle
+
     known = pickle.dumps(unsent)
     channel.sendall(_FRAME.pack(_UNSENT, len(known), 0) + known)
 
 
 def _write(channel: socket.socket, number: int, answer: Answer) -> None:
+    import pickle
+
     known = pickle.dumps((answer.status, answer.rtt_s, answer.certificate, answer.failure))
     # blocks while the caller is busy: a worker never holds more than the caller can take
     channel.sendall(_FRAME.pack(number, len(known), len(answer.body)) + known)
