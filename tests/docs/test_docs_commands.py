@@ -8,10 +8,12 @@ that exist. Other tags (`text`, `json`, `conf`, `python`) are not commands.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from ctrl_exec.cli.arguments import option_table, parse
 from ctrl_exec.cli.command import GLOBAL_OPTIONS
 from ctrl_exec.cli.main import MODULES, load_command, split_command
 from ctrl_exec.common.errors import UsageError
-from tests.support.fleet import Fleet
+from tests.support.fleet import Fleet, free_port, own_ip
 from tests.support.processes import ROOT, command, environment, run
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -150,12 +152,20 @@ def test_the_commands_of_a_document_run(document: Path, fleet: Fleet, programs: 
             "SOURCE": str(ROOT),
         }
     )
-    ended = subprocess.run(
-        [shutil.which("bash") or "bash", "-eu", "-o", "pipefail", "-c", script],
-        env=shell, cwd=tmp_path, capture_output=True, text=True, timeout=150, check=False, stdin=subprocess.DEVNULL,
+    # the example addresses of the docs, made unique: other tests run at the same time
+    script = script.replace("127.0.10.1", own_ip()).replace("17444", str(free_port()))
+    process = subprocess.Popen(
+        [shutil.which("bash") or "bash", "-eu", "-o", "pipefail", "-c", script], env=shell, cwd=tmp_path, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
-    at = [line for line in ended.stderr.splitlines() if line.startswith("@@ ")]
-    assert ended.returncode == 0, f"failed in {at[-1:]}\n{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
+    with process:
+        try:
+            stdout, stderr = process.communicate(timeout=150)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    at = [line for line in stderr.splitlines() if line.startswith("@@ ")]
+    assert process.returncode == 0, f"failed in {at[-1:]}\n{stdout[-3000:]}\n{stderr[-3000:]}"
 
 
 def commands_of(block: Block) -> Iterator[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +31,8 @@ class Instance:
             "pairing_port": 0,
             "log_target": "stderr",
             "connect_timeout": 3,
+            "read_timeout": 20,
+            "run_deadline": 60,
         }
         for name in ("etc", "state"):
             (home / name).mkdir(exist_ok=True)
@@ -64,5 +69,18 @@ class Instance:
         return found
 
     def close(self) -> None:
-        """End the agents."""
+        """End the agents, and the detached carriers that would go on asking for them."""
         self.fleet.stop()
+        for pid in processes_naming(str(self.conf)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def processes_naming(word: str) -> list[int]:
+    """The pids of all processes but this one that have the word on their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if word.encode() in path.read_bytes().split(b"\0") and int(path.parent.name) != os.getpid():
+                found.append(int(path.parent.name))
+    return found
