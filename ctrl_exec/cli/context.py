@@ -157,11 +157,3 @@ class Context:
             raise UsageError(f"{option} {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise UsageError(f"{option} {path}: not UTF-8 text") from error
-
-    def confirm(self, question: str) -> bool:
-        """Ask a person on the terminal; without one the answer is no."""
-        if not self.stdin.isatty():
-            return False
-        self.output.stderr.write(question + " [y/N] ")
-        self.output.stderr.flush()
-        return self.stdin.readline(64).strip().lower() in ("y", "yes")

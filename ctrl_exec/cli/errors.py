@@ -14,7 +14,6 @@ USAGE = 2
 DENIED = 3
 LOCKED = 4
 NOBODY = 5
-TIMED_OUT = 124
 INTERRUPTED = 130
 
 # class: (exit code, the word of the JSON document, what to do next)

@@ -10,7 +10,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import BinaryIO, TextIO
+    from typing import TextIO
 
 BOLD = "1"
 RED = "31"
@@ -120,8 +120,3 @@ def escaped(letter: str) -> str:
 def plural(count: int, noun: str) -> str:
     """Give `1 host`, `2 hosts`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def first_line(stream: BinaryIO, limit_bytes: int = 65536) -> str:
-    """Read the first line of a stream, without its line end."""
-    return stream.readline(limit_bytes).decode("utf-8", "replace").rstrip("\r\n")
