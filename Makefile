@@ -8,7 +8,7 @@ AGENTS  ?= 3
 WORKERS ?= 2
 DESTDIR ?=
 
-.PHONY: help install demo test test-long check format cover pyz generate install-system uninstall-system clean system-packages test-packages
+.PHONY: help install demo test test-long check format cover pyz generate install-system uninstall-system clean system-packages test-packages bench bench-quick
 
 help:
 	@echo "make demo            set up, pair AGENTS=3 real agents on loopback, run a script on them, stay up"
@@ -19,6 +19,7 @@ help:
 	@echo "make install         programs into .venv/bin"
 	@echo "make install-system  ROLE=dispatcher|agent [PREFIX=/usr/local] into the system; uninstall-system undoes it"
 	@echo "make pyz             the agent as one file, dist/ctrl-exec-agent.pyz"
+	@echo "make bench           measure every speed target beside its baselines; bench-quick in two minutes"
 	@echo "make generate        example files, configuration reference and man pages from the code"
 
 # What a fresh Debian lacks; root (or sudo) installs it, others are told.
@@ -72,6 +73,12 @@ pyz: | $(BIN)/python
 
 generate: install
 	$(BIN)/python packaging/generate.py
+
+bench: install
+	$(BIN)/python -m bench
+
+bench-quick: install
+	$(BIN)/python -m bench --quick
 
 install-system:
 	packaging/install-system install '$(ROLE)' '$(PREFIX)' '$(DESTDIR)'

@@ -1,0 +1,1 @@
+"""The benches: every speed target of the project, measured beside its baselines in one run."""

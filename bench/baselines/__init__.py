@@ -1,0 +1,1 @@
+"""What we compare with: small programs of our own, and tools that others made."""

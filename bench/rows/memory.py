@@ -1,0 +1,41 @@
+"""Memory of the API's parent over many requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from bench.row import Group, Row, measured
+from bench.series import Series, at_most
+from bench.timing import MIB, private_bytes, rss_bytes
+
+if TYPE_CHECKING:
+    from bench.session import Session
+
+
+def measure(session: Session) -> Iterable[Row]:
+    """Its anonymous memory in the beginning (after a warm-up) and along the way."""
+    api = session.deployment.api("memory")
+    total = session.sizes.requests
+    session.generator.run(api.port, 8, seconds=600, most=max(500, total // 50))
+    before = private_bytes(api.daemon.pid)
+    points = [(0.0, before / MIB)]
+    pieces = 10
+    for number in range(1, pieces + 1):
+        session.generator.run(api.port, 8, seconds=600, most=total // pieces)
+        points.append((float(number * total // pieces), private_bytes(api.daemon.pid) / MIB))
+        session.say(f"memory: {number * total // pieces} requests, {points[-1][1]:.2f} MiB")
+    session.curves["api-memory"] = {"API's parent": points}
+    grown = Series((max(abs(mib - points[0][1]) for _, mib in points),))
+    yield measured(
+        "memory-api",
+        f"API's parent over {total:,} requests: largest change of its own memory",
+        ("change MiB", grown),
+        "MiB",
+        at_most(1.0),
+        note=f"{points[-1][1]:.1f} MiB of its own, RSS {rss_bytes(api.daemon.pid) / MIB:.1f} MiB",
+    )
+    session.deployment.end_api("memory")
+
+
+GROUP = Group("memory", "memory of the API's parent over 100,000 requests", measure)
