@@ -141,7 +141,7 @@ def load_authority(key_path: str, certificate_path: str) -> CertificateAuthority
     certificate_pem = _read_pem(certificate_path)
     try:
         certificate = x509.load_pem_x509_certificate(certificate_pem)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise CertificateError(f"{certificate_path}: no PEM certificate") from error
     try:
         key = _as_issuer_key(load_pem_private_key(_read_pem(key_path), None))

@@ -67,7 +67,7 @@ def check_csr(pem: str) -> SigningRequest:
             raise CertificateError("the CSR is not signed by its own key")
         der = csr.public_bytes(Encoding.DER)
         spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion) as error:
         raise CertificateError("the CSR cannot be read") from error
     digest = hashlib.sha256(der).hexdigest()
     return SigningRequest(der, spki, hashlib.sha256(spki).hexdigest(), digest)

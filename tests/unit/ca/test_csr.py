@@ -26,6 +26,9 @@ def make(key: object, digest: hashes.HashAlgorithm | None = hashes.SHA256(), nam
     return csr.public_bytes(serialization.Encoding.PEM).decode()
 
 
+GOOD_DER = ssl.PEM_cert_to_DER_cert(make(EC_KEY).replace(" REQUEST", ""))
+
+
 @pytest.mark.parametrize(
     ("key", "digest"),
     [
@@ -116,7 +119,7 @@ def test_what_is_no_single_small_csr_is_refused(pem: str, words: str) -> None:
 @given(st.integers(0, 10_000), st.binary(min_size=1, max_size=4))
 def test_a_damaged_csr_is_a_refusal_and_never_a_traceback(place: int, noise: bytes) -> None:
     """Bytes overwritten anywhere in a good CSR give a CertificateError, or a CSR that is still right."""
-    der = bytearray(ssl.PEM_cert_to_DER_cert(make(EC_KEY).replace(" REQUEST", "")))
+    der = bytearray(GOOD_DER)
     der[place % len(der) : place % len(der) + len(noise)] = noise
     pem = ssl.DER_cert_to_PEM_cert(bytes(der)).replace("CERTIFICATE", "CERTIFICATE REQUEST")
     try:
