@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +23,7 @@ from ctrl_exec.common.value import replace
 from ctrl_exec.services.registry import AgentRecord, Registry, check_tags
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 KEY_A = "aa" * 32
 KEY_B = "bb" * 32
@@ -270,15 +272,20 @@ def test_an_imported_record_learns_its_key_once(tmp_path: Path) -> None:
     assert registry.get("web-01").fingerprint == KEY_A
 
 
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A temporary directory that another user may enter, as those of pytest may not be."""
+    with tempfile.TemporaryDirectory(prefix="ctrl-exec-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
-def test_a_process_that_may_not_write_the_registry_learns_nothing(tmp_path: Path) -> None:
+def test_a_process_that_may_not_write_the_registry_learns_nothing(open_directory: Path) -> None:
     """The service user can't bind a key: the answer is no, and the record stays as it was."""
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents:
-        if parent.stat().st_mode & 0o001 == 0:
-            pytest.skip("another user cannot reach the temporary directory")
+    home = open_directory
     registry = Registry(
-        str(tmp_path / "agents"), str(tmp_path / "revoked.json"), str(tmp_path / "state"), owner=(0, 65534)
+        str(home / "agents"), str(home / "revoked.json"), str(home / "state"), owner=(0, 65534)
     )
     registry.save(replace(full_record(), fingerprint=""))
 
