@@ -229,7 +229,7 @@ def test_a_daemon_that_keeps_the_pipes_does_not_hold_us(scripts: Scripts, tmp_pa
     assert outcome.exit == 0
     assert b"main ends\n" in outcome.stdout
     # its next write finds the pipe closed
-    pid = int((tmp_path / "pid").read_text())
+    pid = int(eventually((tmp_path / "pid").read_text))
     eventually(lambda: not Path(f"/proc/{pid}").exists() or b") Z" in Path(f"/proc/{pid}/stat").read_bytes())
 
 
