@@ -23,7 +23,7 @@ from ctrl_exec.services.resolver import Resolver
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from ctrl_exec.services.resolver import Addresses
     from ctrl_exec.services.transport import Answer, Call, Interrupt
@@ -46,7 +46,10 @@ class LoopLimits:
 
 
 class Loop:
-    """Drives calls to their ends; `run` gives the answers with their numbers, as they come."""
+    """Drives calls to their ends; `run` gives the answers with their numbers, as they come.
+
+    `resolve` replaces the system's resolver, see `Resolver`.
+    """
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class Loop:
         context: ssl.SSLContext,
         limits: LoopLimits,
         interrupt: Interrupt | None = None,
+        resolve: Callable[[str], bytes] | None = None,
     ) -> None:
         self._context = context
         self._limits = limits
@@ -73,7 +77,7 @@ class Loop:
         self._max_open = room_for(len(self._queue))
         self._left = len(self._queue)
         self._epoll = select.epoll()
-        self._resolver = Resolver(limits.connect_timeout_s, self._watch, self._unwatch)
+        self._resolver = Resolver(limits.connect_timeout_s, self._watch, self._unwatch, resolve)
 
     def run(self) -> Iterator[tuple[int, Answer]]:
         """Answers until all are there or the interrupt is set."""
