@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from ctrl_exec.cli.arguments import Arguments
     from ctrl_exec.cli.output import Output
     from ctrl_exec.common.messages import HostResult
 
@@ -50,6 +51,17 @@ class ResultPrinter:
             if result.host in left:
                 show_result(self._output, result)
         self._waiting.clear()
+
+
+def prints_gathered(arguments: Arguments, count: int) -> bool:
+    """Whether results of this many hosts are shown once where they are alike."""
+    return arguments.flag("gather") or (count > GATHER_ABOVE and not arguments.flag("no-gather"))
+
+
+def show_results(output: Output, results: Sequence[HostResult], *, is_gathering: bool) -> None:
+    """Print all results that there are, in the order asked."""
+    printer = ResultPrinter(output, [result.host for result in results], is_gathering=is_gathering)
+    printer.finish(results)
 
 
 def show_result(output: Output, result: HostResult, names: str = "", count: int = 1) -> None:

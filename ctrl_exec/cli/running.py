@@ -14,7 +14,8 @@ from ctrl_exec.cli.command import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from ctrl_exec.cli.arguments import Arguments
     from ctrl_exec.cli.context import Context
@@ -47,35 +48,39 @@ def target_patterns(hosts: Sequence[str], arguments: Arguments) -> tuple[str, ..
 
 def execute_run(context: Context, arguments: Arguments) -> int:
     """Run a script on hosts and show what each of them answered."""
-    from ctrl_exec.cli.progress import Progress, Release
-    from ctrl_exec.cli.results import GATHER_ABOVE, ResultPrinter, exit_code
-    from ctrl_exec.cli.targets import expected_hosts, with_suggestions
-    from ctrl_exec.operations.run import run
+    from ctrl_exec.cli.daemon import run_by_daemon, uses_daemon
+    from ctrl_exec.cli.targets import with_suggestions
 
     request = run_request(arguments)
     with with_suggestions(context.config):
-        hosts = expected_hosts(context.config, request.hosts)
-        is_gathering = arguments.flag("gather") or (
-            len(hosts) > GATHER_ABOVE and not arguments.flag("no-gather")
+        if uses_daemon(context, arguments):
+            return run_by_daemon(context, arguments, request)
+        return run_here(context, arguments, request)
+
+
+def run_here(context: Context, arguments: Arguments, request: RunRequest) -> int:
+    """Run it in this process, results shown as they come."""
+    from ctrl_exec.cli.progress import Progress, Release
+    from ctrl_exec.cli.results import ResultPrinter, exit_code, prints_gathered
+    from ctrl_exec.cli.targets import expected_hosts
+    from ctrl_exec.operations.run import run
+
+    hosts = expected_hosts(context.config, request.hosts)
+    printer = ResultPrinter(context.output, hosts, is_gathering=prints_gathered(arguments, len(hosts)))
+    with Progress(context.output, len(hosts)) as progress, Release(errors.INTERRUPTED, FAREWELL) as release:
+
+        def on_result(result: HostResult) -> None:
+            progress.erase()
+            printer.add(result)
+            progress.count(result.state)
+
+        report = run(
+            context.dispatcher,
+            context.caller(arguments),
+            request,
+            interrupt=release.interrupt,
+            on_result=on_result,
         )
-        printer = ResultPrinter(context.output, hosts, is_gathering=is_gathering)
-        with (
-            Progress(context.output, len(hosts)) as progress,
-            Release(errors.INTERRUPTED, FAREWELL) as release,
-        ):
-
-            def on_result(result: HostResult) -> None:
-                progress.erase()
-                printer.add(result)
-                progress.count(result.state)
-
-            report = run(
-                context.dispatcher,
-                context.caller(arguments),
-                request,
-                interrupt=release.interrupt,
-                on_result=on_result,
-            )
     if request.is_async:
         return show_accepted(context, report)
     context.output.answer(report.run_json(), lambda: printer.finish(report.results))
@@ -143,25 +148,35 @@ def say_unfinished(context: Context, report: RunReport) -> None:
 
 def execute_status(context: Context, arguments: Arguments) -> int:
     """Show the record of a run."""
-    from ctrl_exec.cli.results import exit_code
+    from ctrl_exec.cli.daemon import ask, status_question, uses_daemon
     from ctrl_exec.operations.status import status
 
-    report = status(context.dispatcher, context.caller(arguments), arguments.words[0])
-    context.output.answer(report.status_json(), lambda: show_status(context, report))
-    return exit_code(report.results) if report.complete else errors.OK
+    reqid = arguments.words[0]
+    if uses_daemon(context, arguments):
+        document = ask(context, status_question(context, arguments, reqid))
+    else:
+        document = status(context.dispatcher, context.caller(arguments), reqid).status_json()
+    return show_status(context, document)
 
 
-def show_status(context: Context, report: RunReport) -> None:
-    """Print a record for a person: what and when, then the results."""
+def show_status(context: Context, document: Mapping[str, Any]) -> int:
+    """Print a record: what and when, then the results there are; give the exit code."""
     from ctrl_exec.cli.output import printable
-    from ctrl_exec.cli.results import GATHER_ABOVE, ResultPrinter, summary
+    from ctrl_exec.cli.results import GATHER_ABOVE, exit_code, show_results, summary
+    from ctrl_exec.common.messages import HostResult
 
-    output = context.output
-    what = printable(" ".join([report.script, *report.args]))
-    output.line(f"{report.reqid}  {report.state}  {what}")
-    output.line(summary(report.results))
-    printer = ResultPrinter(output, report.hosts, is_gathering=len(report.hosts) > GATHER_ABOVE)
-    printer.finish([result for result in report.results if result.state != "pending"])
+    results = [HostResult.from_json(each) for each in document["results"]]
+    begun = [result for result in results if result.state != "pending"]
+
+    def show() -> None:
+        output = context.output
+        what = printable(" ".join([document["script"], *document["args"]]))
+        output.line(f"{document['reqid']}  {document['state']}  {what}")
+        output.line(summary(results))
+        show_results(output, begun, is_gathering=len(results) > GATHER_ABOVE)
+
+    context.output.answer(document, show)
+    return exit_code(results) if document["complete"] else errors.OK
 
 
 def execute_list_locks(context: Context, _arguments: Arguments) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
-from ctrl_exec.common.errors import InvalidInputError, UnknownAgentError
+from ctrl_exec.common.errors import CtrlExecError, InvalidInputError, StorageError, UnknownAgentError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def expected_hosts(config: Config, patterns: Sequence[str]) -> tuple[str, ...]:
 
     try:
         found = resolve_targets(patterns, open_registry(config), config.max_hosts)
-    except InvalidInputError:
+    except (InvalidInputError, StorageError):
         return ()
     return tuple(target.name for target in found.hosts)
 
@@ -47,7 +47,10 @@ def with_suggestions(config: Config) -> Iterator[None]:
     except UnknownAgentError as error:
         from ctrl_exec.cli.arguments import nearest
 
-        known = open_registry(config).names()
+        try:
+            known = open_registry(config).names()
+        except CtrlExecError:
+            raise error from None
         near = [name for name in (nearest(each, known) for each in error.names[:5]) if name]
         if not known:
             error.args = (f"{error}: no agent is paired yet; `ctrl-exec pairing-mode` lets them ask",)
