@@ -25,6 +25,7 @@ class Load:
     p90_us: float
     p99_us: float
     max_us: float
+    last_failure: str = ""
 
     @property
     def rate(self) -> float:
@@ -77,7 +78,8 @@ class Generator:
         found = Load(**json.loads(made.stdout))
         if not found.requests or (found.failed and not allows_failures):
             raise ProbeError(
-                f"port {port}: {found.failed} of {found.failed + found.requests} requests failed"
+                f"port {port}: {found.failed} of {found.failed + found.requests} requests failed: "
+                + found.last_failure
             )
         return found
 

@@ -34,9 +34,10 @@ ROOT = Path(__file__).resolve().parents[1]
 class Sizes:
     """How much is measured.
 
-    `rounds` for costly things, `repeats` for cheap ones; `load_s` for one load on a server; `growth` host
-    counts, the largest is how many agents are emulated; `many` and `most` hosts with a script of `many_s`
-    and `most_s` seconds; `real` hosts that run scripts; `purged` of `records`; `requests` for the memory of the API.
+    `rounds` for costly things, `repeats` for cheap ones; `load_s` for one load on a server; `growth`
+    host counts; `many` and `most` hosts with a script of `many_s` and `most_s` seconds, `hold_s` where
+    all are to be in flight at once; `real` hosts that run scripts; `purged` of `records`; `requests` for
+    the memory of the API.
     """
 
     rounds: int = 5
@@ -65,6 +66,7 @@ QUICK = Sizes(
     most=500,
     most_s=2,
     hold_s=3,
+    real=8,
     records=20_000,
     purged=2_000,
     requests=4_000,

@@ -58,6 +58,15 @@ def measure(session: Session) -> Iterable[Row]:
                 floor=session.floor,
             )
         yield from _tail(session, name, what, loads, concurrency)
+        failed = Series(tuple(100 * each.failed / (each.failed + each.requests) for each in loads["ours"]))
+        yield measured(
+            f"{name}-failed",
+            f"{what}: answered with an error or not at all",
+            ("failed %", failed),
+            "%",
+            at_most(0),
+            note=next((each.last_failure for each in loads["ours"] if each.failed), ""),
+        )
     yield from _kept(session)
 
 
@@ -69,7 +78,7 @@ def _take_turns(session: Session, ports: dict[str, int], concurrency: int) -> di
         for name in sorted(ports, reverse=bool(turn % 2)):
             loads[name].append(
                 session.generator.run(
-                    ports[name], concurrency, seconds=session.sizes.load_s, allows_failures=name != "ours"
+                    ports[name], concurrency, seconds=session.sizes.load_s, allows_failures=True
                 )
             )
     return loads
