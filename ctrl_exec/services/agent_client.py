@@ -20,38 +20,11 @@ from ctrl_exec.services.transport import Call
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from typing import Protocol
 
     from ctrl_exec.common.certificate import Certificate
     from ctrl_exec.common.messages import HostResult
+    from ctrl_exec.services.targets import Target
     from ctrl_exec.services.transport import Interrupt, Transport
-
-    class Record(Protocol):
-        """What is known of an agent; `services.registry.AgentRecord` is one."""
-
-        @property
-        def address(self) -> str:
-            """The name or address to dial."""
-
-        @property
-        def fingerprint(self) -> str:
-            """The SHA-256 of its key, empty if that is still to be learnt."""
-
-    class Target(Protocol):
-        """Whom to ask; `services.targets.Target` is one."""
-
-        @property
-        def name(self) -> str:
-            """The registered name, which results carry."""
-
-        @property
-        def port(self) -> int:
-            """The port to dial."""
-
-        @property
-        def record(self) -> Record:
-            """Its registry record."""
-
 
 __all__ = ["AgentClient", "CapabilitiesReport", "ClientSettings", "PingResult", "Reply"]
 
