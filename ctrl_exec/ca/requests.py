@@ -225,9 +225,12 @@ class PairingQueue:
 
     def purge(self, now: float) -> None:
         """Remove what nobody waits for any more."""
+        for request_id in self._ids("claimed"):  # its signer died: somebody else may decide
+            if self._age("claimed", f"{request_id}.json", now) > CLAIM_KEPT_S:
+                self.release(request_id)
         limits = {
-            "incoming": REVEAL_S + 5, "requests": self._stale_s + 5, "claimed": CLAIM_KEPT_S,
-            "answers": ANSWER_KEPT_S, "decisions": self._stale_s, "nonces": NONCE_KEPT_S,
+            "incoming": REVEAL_S + 5, "requests": self._stale_s + 5, "answers": ANSWER_KEPT_S,
+            "decisions": self._stale_s, "nonces": NONCE_KEPT_S,
         }  # fmt: skip
         for folder, limit_s in limits.items():
             for name in self._names(folder):
@@ -304,11 +307,14 @@ class PairingQueue:
     def last_beat(self) -> int:
         """When a signer was last at work, epoch seconds; 0 when never."""
         try:
-            document = files.read_json(os.path.join(self.directory, _HEARTBEAT))
-        except StorageError:
+            directory = files.open_dir(self.directory)
+            try:
+                content = files.read_bounded(_HEARTBEAT, LIMIT_BYTES, dir_fd=directory)
+            finally:
+                os.close(directory)
+            return integer_of(parse_object(content, "heartbeat"), "at", 0)
+        except (OSError, StorageError, InvalidInputError):
             return 0
-        at = document.get("at") if isinstance(document, dict) else None
-        return at if isinstance(at, int) else 0
 
     # Files
 

@@ -350,6 +350,7 @@ class Signer:
         now = int(time.time())
         if now - self.queue.last_beat() >= 5:
             self.queue.beat(now)
+            self.queue.purge(now)
             self._tidy(now)
         if self._config.pairing_api_approve:  # else nobody but a signer may decide
             for decision in self.queue.take_decisions():

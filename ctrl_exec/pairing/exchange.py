@@ -297,10 +297,10 @@ class Exchange:
                     return answer
                 is_over = time.monotonic() > deadline
                 if is_over or watched.poll(LOOK_S):
-                    if not self._queue.withdraw(self._id):
-                        return self._last_look()
-                    self._end_undecided(is_over)
-                    return None
+                    answer = None if self._queue.withdraw(self._id) else self._last_look()
+                    if answer is None:
+                        self._end_undecided(is_over)
+                    return answer
 
     def _end_undecided(self, is_over: bool) -> None:
         gone = self._connection.has_hung_up()

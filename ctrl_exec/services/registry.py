@@ -166,8 +166,13 @@ class Registry:
     def remove(self, name: str) -> bool:
         """Forget the agent and its contacts; False if it was not registered. Raises: StorageError."""
         folded = check_agent_name(name)
-        with suppress(StorageError):
-            files.remove(os.path.join(self.contacts_dir, f"{folded}.json"))
+        with suppress(OSError):
+            # others write there: not through a link in the place of the directory
+            contacts = files.open_dir(self.contacts_dir)
+            try:
+                os.unlink(f"{folded}.json", dir_fd=contacts)
+            finally:
+                os.close(contacts)
         return files.remove(os.path.join(self.agents_dir, f"{folded}.json"))
 
     def learn_fingerprint(self, name: str, fingerprint: str, serial: str = "") -> bool:

@@ -150,7 +150,7 @@ def test_places_are_counted_by_one_lock(tmp_path: Path) -> None:
 
 
 def test_what_nobody_waits_for_is_purged_in_its_time(tmp_path: Path) -> None:
-    """Places 15 s, requests stale_s, claims 2 min, answers 10 min, nonces an hour."""
+    """Places 15 s, requests stale_s, answers 10 min, nonces an hour; a claim of 2 min is given back."""
     queue = make_queue(tmp_path, most=9)
     queue.reserve(new_reqid())
     waiting = put(queue, make_request("waits"))
@@ -171,7 +171,8 @@ def test_what_nobody_waits_for_is_purged_in_its_time(tmp_path: Path) -> None:
     queue.purge(now + 20)
     assert counts()["incoming"] == 0
     queue.purge(now + 130)
-    assert counts() == {"incoming": 0, "requests": 1, "claimed": 0, "answers": 1, "nonces": 1}
+    assert counts() == {"incoming": 0, "requests": 2, "claimed": 0, "answers": 1, "nonces": 1}
+    assert {each.hostname for each in queue.waiting()} == {"waits", "claimed"}
     queue.purge(now + 620)
     assert counts() == {"incoming": 0, "requests": 0, "claimed": 0, "answers": 0, "nonces": 1}
     queue.purge(now + 3610)
