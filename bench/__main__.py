@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -69,6 +70,7 @@ def _options() -> argparse.Namespace:
 
 def _run(groups: list[Group], options: argparse.Namespace) -> int:
     allow_descriptors()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing started here is left behind
     start = time.monotonic()
 
     def say(text: str) -> None:

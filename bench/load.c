@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #define ROOM 65536
+#define TO_THE_END ((size_t)1 << 60)
 
 struct slot {
     int fd;
@@ -32,7 +33,7 @@ struct slot {
     char answer[ROOM];
 };
 
-static char request[ROOM];
+static char request[ROOM], scratch[ROOM * 4];
 static size_t request_bytes;
 static int keep_alive, loop, is_over, in_flight;
 static struct sockaddr_in address;
@@ -95,20 +96,29 @@ static void again(struct slot *s, int is_good)
     begin(s);
 }
 
-/* -1: broken, 0: more to come, 1: whole */
-static int look(struct slot *s, int at_end)
+/* What the head says, once it is whole: 1 known, 0 more to come, -1 it is none. */
+static int read_head(struct slot *s)
 {
     s->answer[s->got] = 0;
     char *end = strstr(s->answer, "\r\n\r\n");
     if (!end)
-        return at_end || s->got >= ROOM - 1 ? -1 : 0;
+        return s->got >= ROOM - 1 ? -1 : 0;
+    char *length = strcasestr(s->answer, "\r\ncontent-length:");
+    size_t head = end + 4 - s->answer;
+    s->need = length && length < end ? head + strtoul(length + 17, NULL, 10) : TO_THE_END;
+    return 1;
+}
+
+/* -1: broken, 0: more to come, 1: whole */
+static int look(struct slot *s, int at_end)
+{
     if (!s->need) {
-        char *length = strcasestr(s->answer, "\r\ncontent-length:");
-        size_t head = end + 4 - s->answer;
-        s->need = length && length < end ? head + strtoul(length + 17, NULL, 10) : ROOM * 2;
+        int known = read_head(s);
+        if (known < 1)
+            return known < 0 || at_end ? -1 : 0;
     }
-    if (s->got < s->need && !(at_end && s->need == ROOM * 2))
-        return at_end || s->got >= ROOM - 1 ? -1 : 0;
+    if (s->got < s->need && !(at_end && s->need == TO_THE_END))
+        return at_end ? -1 : 0;
     if (strncmp(s->answer + 8, " 200", 4) == 0)
         return 1;
     snprintf(last_failure, sizeof last_failure, "status %.3s", s->answer + 9);
@@ -131,7 +141,9 @@ static void go_on(struct slot *s)
             watch(s, EPOLL_CTL_MOD, EPOLLIN);
     }
     for (;;) {
-        ssize_t n = recv(s->fd, s->answer + s->got, ROOM - 1 - s->got, 0);
+        /* of a body only the length matters */
+        ssize_t n = s->need ? recv(s->fd, scratch, sizeof scratch, 0)
+                            : recv(s->fd, s->answer + s->got, ROOM - 1 - s->got, 0);
         if (n < 0 && errno == EAGAIN)
             return;
         if (n > 0)
@@ -160,7 +172,7 @@ int main(int argc, char **argv)
         return 2;
     int concurrency = atoi(argv[3]);
     double seconds = atof(argv[4]);
-    long most = atol(argv[5]);
+    long most = atol(argv[5]), most_failed = most < 100000 ? most : 100000;
     keep_alive = atoi(argv[6]);
     FILE *file = fopen(argv[7], "r");
     if (!file)
@@ -179,7 +191,7 @@ int main(int argc, char **argv)
         begin(&slots[i]);
     }
     struct epoll_event ready[256];
-    while (now() < over && done < most && failed < 100000) {
+    while (now() < over && done < most && failed < most_failed) {
         int count = epoll_wait(loop, ready, 256, 100);
         for (int i = 0; i < count; i++)
             go_on(ready[i].data.ptr);
