@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -292,6 +293,34 @@ def test_plain_bytes_silence_and_resets_do_no_harm(instance: Instance, listener:
     for each in idle:
         each.close()
     assert listener.process.poll() is None
+
+
+def test_hundreds_of_silent_slow_and_half_open_clients_keep_nobody_out(
+    instance: Instance, listener: ListenerProcess
+) -> None:
+    """200 silent connections, 60 half-open handshakes and 40 slow heads, and an agent pairs as ever."""
+    address = ("127.0.0.1", listener.port)
+    held: list[socket.socket | RawClient] = [socket.create_connection(address) for _ in range(200)]
+    for _ in range(60):
+        half = socket.create_connection(address)
+        half.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        held.append(half)
+    for _ in range(40):
+        with contextlib.suppress(OSError):
+            slow = RawClient(listener.port)
+            slow.send(b"POST /pair HTTP/1.0\r\nContent-Le")
+            held.append(slow)
+
+    def paired() -> bool:
+        client, _ = queue_one(listener.port, RawAgent())
+        with client:
+            wait_for_request(instance)
+            instance.signer().approve("web-01", Approval(is_replacing=True))
+            return bool(client.document()["status"] == "approved")
+
+    assert eventually(paired)
+    for each in held:
+        each.close()
 
 
 def test_a_nonce_may_come_again_with_its_own_csr_only(instance: Instance, listener: ListenerProcess) -> None:
