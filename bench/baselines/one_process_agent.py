@@ -1,8 +1,9 @@
 """The work of an agent without a fork for each connection: one process, one connection after another.
 
-    python one_process_agent.py IP PEM CA      prints {"port": N} and serves until killed
+    python one_process_agent.py IP PEM CA [SPOOL]      prints {"port": N} and serves until killed
 
-Mutual TLS, one `POST /run` read, `/bin/true` started and its two pipes read to their end, the answer written.
+Mutual TLS, one `POST /run` read, `/bin/true` started and its two pipes read to their end, the answer
+written. With a SPOOL directory the run is on disk before it starts and after it ends, as agents keep it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,21 @@ def run_true() -> tuple[int, bytes, bytes]:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), stdout, stderr
 
 
-def serve_one(connection: ssl.SSLSocket) -> None:
+def keep(spool: str, reqid: str, document: object) -> None:
+    """Write a record of the run durably, whole or not at all."""
+    if not spool:
+        return
+    with open(f"{spool}/.tmp-{reqid}", "w") as file:
+        json.dump(document, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(f"{spool}/.tmp-{reqid}", f"{spool}/{reqid}.json")
+    directory = os.open(spool, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+
+
+def serve_one(connection: ssl.SSLSocket, spool: str) -> None:
     """Read a request, run, answer."""
     received = b""
     while b"\r\n\r\n" not in received:
@@ -47,6 +62,7 @@ def serve_one(connection: ssl.SSLSocket) -> None:
     while len(body) < length:
         body += connection.recv(16384)
     asked = json.loads(body)
+    keep(spool, asked["reqid"], {"script": asked["script"], "status": "running"})
     code, stdout, stderr = run_true()
     answer = json.dumps(
         {
@@ -57,6 +73,7 @@ def serve_one(connection: ssl.SSLSocket) -> None:
             "reqid": asked["reqid"],
         }
     ).encode()
+    keep(spool, asked["reqid"], {"script": asked["script"], "status": "completed", "exit": code})
     connection.sendall(
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
         b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(answer) + answer
@@ -65,7 +82,7 @@ def serve_one(connection: ssl.SSLSocket) -> None:
 
 def main() -> None:
     """Serve on a free port of the address."""
-    ip, pem, ca = sys.argv[1:]
+    ip, pem, ca, spool = [*sys.argv[1:], ""][:4]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.num_tickets = 0
     context.load_cert_chain(pem)
@@ -78,7 +95,7 @@ def main() -> None:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else each flight waits 40 ms
         try:
             with context.wrap_socket(plain, server_side=True) as connection:
-                serve_one(connection)
+                serve_one(connection, spool)
                 connection.settimeout(1)
                 connection.unwrap()
         except OSError:
