@@ -101,12 +101,20 @@ CREDENTIAL_OPTIONS = (
 
 TARGET_OPTIONS = (
     Option(("--all",), "every agent of the registry"),
-    Option(("-t", "--tag"), "agents whose registry tag has this value", "TAG=VALUE", is_repeated=True),
+    Option(
+        ("-t", "--tag"),
+        "agents whose registry tag has this value; again for more",
+        "TAG=VALUE",
+        is_repeated=True,
+    ),
     Option(("-x", "--exclude"), "leave this agent out", "NAME", is_repeated=True, completes="agent"),
 )
 
 PORT_OPTION = Option(("--port",), "the agents' port, instead of the one in the registry", "PORT")
 TIMEOUT_OPTION = Option(("--timeout",), "give up after this long: seconds, or 30s, 10m, 2h", "SECONDS")
+
+# Options of the product that this version does not have; said plainly instead of "unknown".
+LATER_OPTIONS = ("--follow", "--batch")
 
 # What may also stand before the command's name.
 SHARED_OPTIONS = (*GLOBAL_OPTIONS, *CREDENTIAL_OPTIONS, *TARGET_OPTIONS, PORT_OPTION, TIMEOUT_OPTION)

@@ -58,7 +58,8 @@ class Progress:
     def draw(self) -> None:
         """Show the line as it is now."""
         if self._is_live:
-            self._write(ERASE + self.text(time.monotonic() - self._started))
+            # a line that wraps could not be erased
+            self._write(ERASE + self.text(time.monotonic() - self._started)[: self._columns() - 1])
 
     def erase(self) -> None:
         """Take the line away, so that other text can be printed."""
@@ -72,6 +73,12 @@ class Progress:
         bar = "#" * filled + "-" * (BAR_WIDTH - filled)
         states = ", ".join(f"{number} {state}" for state, number in self._counts.items())
         return f"[{bar}]  {done}/{self._total}  {states or 'waiting'}  {elapsed_s:.0f}s"
+
+    def _columns(self) -> int:
+        try:
+            return os.get_terminal_size(self._output.stderr.fileno()).columns or 80
+        except (OSError, ValueError):
+            return 80
 
     def _tick(self, _number: int, _frame: FrameType | None) -> None:
         self.draw()

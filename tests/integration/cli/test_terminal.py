@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
 import re
 import select
 import signal
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Callable, Mapping
 
@@ -21,8 +24,9 @@ from tests.support.processes import command, environment
 class Terminal:
     """A program whose three streams are a pseudo-terminal."""
 
-    def __init__(self, *words: object, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, *words: object, env: Mapping[str, str] | None = None, columns: int = 100) -> None:
         self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 40, columns, 0, 0))
         self.text = ""
         self.process = subprocess.Popen(
             command("ctrl-exec", *words), env=environment(env), stdin=slave, stdout=slave, stderr=slave,
@@ -78,6 +82,15 @@ def test_a_terminal_gets_a_live_line_and_colours(shared: Instance) -> None:
         for line in terminal.text.replace("\r\n", "\n").split("\n")
     ]
     assert lines[0].startswith("==> web-01")
+
+
+def test_the_line_fits_a_narrow_terminal(shared: Instance) -> None:
+    """One that wrapped could not be erased."""
+    with Terminal("--config", shared.conf, "run", "web-01", "web-02", "deploy", columns=30) as terminal:
+        assert terminal.finish() == 0
+    drawn = re.findall(r"\r\x1b\[K([^\r\x1b]*)", terminal.text)
+    assert any(drawn)
+    assert max(map(len, (line.split("\n")[0] for line in drawn if line.startswith("[")))) <= 29
 
 
 def test_no_color_and_one_host_mean_a_plain_terminal(shared: Instance) -> None:
