@@ -65,7 +65,7 @@ def run_here(context: Context, arguments: Arguments, request: RunRequest) -> int
     from ctrl_exec.cli.targets import expected_hosts
     from ctrl_exec.operations.run import run
 
-    hosts = expected_hosts(context.config, request.hosts)
+    hosts = () if context.output.is_json else expected_hosts(context.config, request.hosts)
     printer = ResultPrinter(context.output, hosts, is_gathering=prints_gathered(arguments, len(hosts)))
     with Progress(context.output, len(hosts)) as progress, Release(errors.INTERRUPTED, FAREWELL) as release:
 

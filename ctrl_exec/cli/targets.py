@@ -24,8 +24,11 @@ def open_registry(config: Config) -> Registry:
 def expected_hosts(config: Config, patterns: Sequence[str]) -> tuple[str, ...]:
     """Give the names that the patterns stand for, for progress and order; nothing for bad ones.
 
-    The operation resolves them itself, after authorisation, and is the one that refuses.
+    The operation resolves them itself, after authorisation, and is the one that refuses. Plain names
+    are not looked up: the registry is read once, not twice.
     """
+    if not any(letter in pattern for pattern in patterns for letter in "@![:"):
+        return tuple(dict.fromkeys(pattern.lower() for pattern in patterns))
     from ctrl_exec.services.targets import resolve_targets
 
     try:
