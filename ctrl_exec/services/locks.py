@@ -191,7 +191,8 @@ class ScriptLocks:
                 target = _link_target(f"/proc/{process}/fd/{number}")
                 if target.startswith(root) and _is_locked(f"/proc/{process}/fdinfo/{number}"):
                     host, _, script = target[len(root) :].partition(os.sep)
-                    found.add((host, script))
+                    if AGENT_NAME.fullmatch(host) and SCRIPT.fullmatch(script):
+                        found.add((host, script))
         return found
 
 
