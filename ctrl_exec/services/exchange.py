@@ -30,6 +30,7 @@ WANT_NOTHING, WANT_READ, WANT_WRITE = 0, 1, 4  # the values of EPOLLIN and EPOLL
 _RECORD_BYTES = 16384  # the most one TLS record holds, so the most one recv can give
 _RECORDS_A_TURN = 32  # then the next connection has its turn
 _SLOWEST_BYTES_A_SECOND = 65536  # an answer that has begun may drip no slower, beyond the read timeout
+_FRAMING_BYTES = 1 << 20  # heads, chunk sizes and trailers beside the body; an endless row of them is a lie
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # alerts that say the agent does not trust us: with TLS 1.3 they arrive after our request has left,
 # but before a server that asked for a certificate has read any of it
@@ -229,6 +230,8 @@ class Exchange:
             self.phase = READING
             self.wants = WANT_READ
         self.received += len(piece)
+        if self.received > 2 * self.call.limit_bytes + _FRAMING_BYTES:
+            raise PeerError("answer too large", kind="too large")
         self._heard(now)
         self._response().feed(piece)
 

@@ -93,6 +93,7 @@ class Loop:
                     if each.answer is not None:
                         yield each.index, each.answer
                         each.answer = None
+                    self._release(each)
         finally:
             self.close()
 
@@ -243,6 +244,12 @@ class Loop:
         ]
         return len(reading) > _LARGE_AT_ONCE
 
+    def _release(self, each: Exchange) -> None:
+        """Its answer has been taken, and its memory is free."""
+        self._buffered -= each.received
+        if self._paused:
+            self._resume(time.monotonic())
+
     def _pause(self, each: Exchange, fd: int) -> None:
         each.pause()
         self._unwatch(fd)
@@ -335,11 +342,8 @@ class Loop:
 
     def _finish(self, each: Exchange) -> None:
         self._settle(each)
-        self._buffered -= each.received
         self._left -= 1
         self._finished.append(each)
-        if self._paused:
-            self._resume(time.monotonic())
 
     # the wish to stop
 

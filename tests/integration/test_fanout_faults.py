@@ -39,6 +39,8 @@ FAILURES = {
     "huge length": ("too large", True),
     "headers": ("too large", True),
     "one header": ("too large", True),
+    "interim": ("too large", True),
+    "trailers": ("too large", True),
     "drip": ("timeout", True),
     "no http": ("protocol", True),
     "bad status": ("protocol", True),

@@ -281,6 +281,17 @@ def _one_header(on: Connection, path: str, body: dict[str, Any]) -> Steps:
         yield from on.send(b"y" * 65536)
 
 
+def _interim(on: Connection, path: str, body: dict[str, Any]) -> Steps:
+    while True:
+        yield from on.send(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+
+
+def _trailers(on: Connection, path: str, body: dict[str, Any]) -> Steps:
+    yield from on.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n")
+    while True:
+        yield from on.send(b"X-Trailer: y\r\n" * 1000)
+
+
 def _drip(on: Connection, path: str, body: dict[str, Any]) -> Steps:
     yield from on.send(on.head(200, 100_000))
     while True:
@@ -347,6 +358,8 @@ LIES: dict[str, Lie] = {
     "huge length": Lie(_huge_length),
     "headers": Lie(_headers),
     "one header": Lie(_one_header),
+    "interim": Lie(_interim),
+    "trailers": Lie(_trailers),
     "drip": Lie(_drip),
     "no json": Lie(_whole(b"<html>not what you asked for</html>")),
     "a list": Lie(_whole(b"[1, 2, 3]")),
