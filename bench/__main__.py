@@ -1,6 +1,9 @@
 """The benches: measure, print the table, write results and curves, fail on a missed target.
 
-    python -m bench [--quick] [--only GROUP]... [--list] [--output DIRECTORY] [--keep]
+    python -m bench [--quick] [--only GROUP]... [--merge] [--list] [--output DIRECTORY] [--keep]
+
+A whole run writes results.json and its curves; a quick or partial one results-partial.json, unless
+--merge puts its groups in the place of the same groups in results.json, with the moment noted there.
 
 Exit status: 0 no target missed by more than the noise, 1 some were or could not be measured, 2 usage.
 """
@@ -17,13 +20,13 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench import environment, svg
 from bench.row import Group, Row
 from bench.rows import agent, api_run, cli, fanout, health, hook, memory, records, scale, scheduler, tls
-from bench.series import MISSED
 from bench.session import QUICK, Session, Sizes, interpreter
 from bench.table import cells, render
 from bench.timing import allow_descriptors
@@ -60,6 +63,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description="Measure ctrl-exec beside its baselines.")
     parser.add_argument("--quick", action="store_true", help="small sizes, two minutes; worth a glance only")
     parser.add_argument("--only", action="append", default=[], metavar="GROUP", help="only this group")
+    parser.add_argument("--merge", action="store_true", help="put the groups measured into results.json")
     parser.add_argument("--list", action="store_true", help="name the groups")
     parser.add_argument(
         "--output", type=Path, default=Path(__file__).parent, help="where results are written"
@@ -111,13 +115,14 @@ def _measure(group: Group, session: Session, say: Any) -> Iterable[Row]:
     """The group's rows; one that breaks is a row that says so, and the others go on."""
     rows: list[Row] = []
     try:
-        for row in group.measure(session):
+        for measured in group.measure(session):
+            row = replace(measured, group=group.name)
             rows.append(row)
             say("  " + "  ".join(each for each in cells(row)[:5] if each))
     except Exception as error:
         traceback.print_exc()
         words = f"{type(error).__name__}: {error}".split("\n", 1)[0][:160]
-        rows.append(Row(group.name, group.summary, None, FAILED, note=words))
+        rows.append(Row(group.name, group.summary, None, FAILED, note=words, group=group.name))
     return rows
 
 
@@ -127,19 +132,37 @@ def _write(
 ) -> None:  # fmt: skip
     """results.json and the drawings; a partial or quick run does not replace the figures of a whole one."""
     is_whole = not options.only and not options.quick
-    stem = "results" if is_whole else "results-partial"
+    ending = "" if is_whole or (options.merge and not options.quick) else "-partial"
     options.output.mkdir(parents=True, exist_ok=True)
-    document = {
-        "environment": about, "rows": [row.as_json() for row in rows],
-        "missed": [row.name for row in rows if row.status == MISSED],
-        "not_built": [row.name for row in rows if row.status == "not built yet"],
-        "skipped": [row.name for row in rows if row.status == "skipped"],
-        "curves": curves,
-    }  # fmt: skip
-    (options.output / f"{stem}.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    path = options.output / f"results{ending}.json"
+    found: dict[str, Any] = {"environment": about, "rows": [row.as_json() for row in rows], "curves": curves}
+    if not ending and not is_whole:
+        found = merged(json.loads(path.read_text()), found)
+    for status in ("missed", "not built yet", "skipped", FAILED):
+        found[status.replace(" ", "_")] = [
+            row["name"] for row in found["rows"] if row["status"].lower() == status
+        ]
+    path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     for name, lines in curves.items():
         drawing = svg.draw(CHARTS[name], [svg.Curve(each, points) for each, points in lines.items()])
-        (options.output / (f"{name}.svg" if is_whole else f"{name}-partial.svg")).write_text(drawing)
+        (options.output / f"{name}{ending}.svg").write_text(drawing)
+
+
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The old results with the groups of the new ones in their places."""
+    fresh: dict[str, list[Any]] = {}
+    for row in new["rows"]:
+        fresh.setdefault(row["group"], []).append(row)
+    moment = {key: new["environment"][key] for key in ("date", "load_before", "load_after", "noise_floor")}
+    about = dict(old["environment"])
+    about["measured_again"] = about.get("measured_again", {}) | dict.fromkeys(fresh, moment)
+    about["versions"] = about["versions"] | new["environment"]["versions"]
+    order = dict.fromkeys([row["group"] for row in old["rows"]] + list(fresh))
+    kept: dict[str, list[Any]] = {name: [] for name in order}
+    for row in old["rows"]:
+        kept[row["group"]].append(row)
+    rows = [row for name in order for row in fresh.get(name, kept[name])]
+    return old | {"environment": about, "rows": rows, "curves": old["curves"] | new["curves"]}
 
 
 def _version_of(python: str) -> str:

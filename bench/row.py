@@ -34,6 +34,7 @@ class Row:
     noise: float = 0.0
     series: Mapping[str, Series] = field(default_factory=dict)
     note: str = ""
+    group: str = ""
 
     @property
     def is_missed(self) -> bool:
@@ -43,7 +44,7 @@ class Row:
     def as_json(self) -> dict[str, Any]:
         """The row as results.json holds it."""
         return {
-            "name": self.name, "what": self.what, "value": _rounded(self.value), "unit": self.unit,
+            "name": self.name, "group": self.group, "what": self.what, "value": _rounded(self.value), "unit": self.unit,
             "target": str(self.target) if self.target else None, "status": self.status,
             "noise": _rounded(self.noise), "note": self.note,
             "series": {
