@@ -88,6 +88,8 @@ class Carrier:
         self._command = command
         self._read_timeout_s = read_timeout_s or dispatcher.config.read_timeout
         self._budget = OutputBudget(dispatcher.config.max_run_output, journal.record.encoding)
+        for known in journal.record.results:  # a run that was taken over has used some of it
+            self._budget.take(known)
         self._undispatched = set(self._targets) if command is not None else set()
         self._missed_since: dict[str, float] = {}
         self._has_storage = True
