@@ -44,7 +44,8 @@ class Row:
     def as_json(self) -> dict[str, Any]:
         """The row as results.json holds it."""
         return {
-            "name": self.name, "group": self.group, "what": self.what, "value": _rounded(self.value), "unit": self.unit,
+            "name": self.name, "group": self.group, "what": self.what,
+            "value": _rounded(self.value), "unit": self.unit,
             "target": str(self.target) if self.target else None, "status": self.status,
             "noise": _rounded(self.noise), "note": self.note,
             "series": {
