@@ -115,7 +115,7 @@ def test_what_is_no_single_small_csr_is_refused(pem: str, words: str) -> None:
         check_csr(pem)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, database=None)
 @given(st.integers(0, 10_000), st.binary(min_size=1, max_size=4))
 def test_a_damaged_csr_is_a_refusal_and_never_a_traceback(place: int, noise: bytes) -> None:
     """Bytes overwritten anywhere in a good CSR give a CertificateError, or a CSR that is still right."""
@@ -128,7 +128,7 @@ def test_a_damaged_csr_is_a_refusal_and_never_a_traceback(place: int, noise: byt
         return
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, database=None)
 @given(st.text(max_size=300))
 def test_any_text_is_a_refusal_and_never_a_traceback(text: str) -> None:
     """Text of any kind between the lines of a CSR is refused by name."""

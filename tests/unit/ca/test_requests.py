@@ -280,7 +280,7 @@ def test_a_queue_that_is_not_there_is_empty_to_look_at_and_an_error_to_write(tmp
         queue.beat(1)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, database=None)
 @given(
     st.dictionaries(
         st.sampled_from([*as_dict(make_request()), "other"]),
@@ -302,7 +302,7 @@ def test_decoding_gives_a_checked_request_or_a_refusal(changes: dict[str, object
     assert len(found.nonce) == 32
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, database=None)
 @given(st.binary(max_size=200))
 def test_decoding_bytes_of_any_kind_is_a_refusal(content: bytes) -> None:
     """No bytes lead to a traceback."""

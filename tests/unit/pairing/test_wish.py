@@ -68,7 +68,7 @@ def test_refusals_have_the_pairing_form() -> None:
     assert (other.status, json.loads(bytes(other.body))["reason"]) == (400, INVALID_REQUEST)  # type: ignore[arg-type]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, database=None)
 @given(
     st.dictionaries(
         st.sampled_from(
@@ -94,7 +94,7 @@ def test_any_json_object_is_a_wish_or_a_refusal(changes: dict[str, object]) -> N
     assert 1 <= found.port <= 65535
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, database=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_wish_or_a_refusal(body: bytes) -> None:
     """Bodies that are no JSON object are refused."""
