@@ -13,7 +13,7 @@ from ctrl_exec.api import access
 from ctrl_exec.api.errors import error_response
 from ctrl_exec.api.figures import Figures, Layout
 from ctrl_exec.api.inquiry import Inquiry, decode_body
-from ctrl_exec.api.routes import API, ROUTE_NAMES, ApiRoute, enabled_routes
+from ctrl_exec.api.routes import API, ROUTE_NAMES, ROUTES, ApiRoute, enabled_routes
 from ctrl_exec.common.errors import (
     CtrlExecError,
     DeniedError,
@@ -52,7 +52,8 @@ class Application:
         self.config = config
         self.log = log
         self.dispatcher = open_dispatcher(config, log, environment=environment, on_verdict=self._note_verdict)
-        self._router = Router(enabled_routes(config))
+        self._router = Router(ROUTES)
+        self._enabled = frozenset(enabled_routes(config))
         self._throttle = throttle
         self._figures: Figures | None = None
         self._route = _NO_ROUTE
@@ -95,10 +96,15 @@ class Application:
 
     def _match(self, request: Request) -> Match:
         try:
-            return self._router.match(request.method, request.path)
-        except (NotFoundError, MethodNotAllowedError):
+            match = self._router.match(request.method, request.path)
+            if match.route not in self._enabled:
+                raise NotFoundError(f"{match.route.pattern} is off (pairing_api_approve)")
+            return match
+        except (NotFoundError, MethodNotAllowedError) as error:
             # what there is and is not is for those who may ask at all
             self._authorise_bare(request)
+            if request.method == "TRACE" and isinstance(error, NotFoundError):
+                raise MethodNotAllowedError("TRACE", request.path, _EVERYWHERE) from error
             raise
 
     def _options(self, request: Request) -> Response:

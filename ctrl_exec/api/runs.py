@@ -11,7 +11,7 @@ import signal
 
 from ctrl_exec.api.inquiry import required_hosts_of
 from ctrl_exec.common.errors import InvalidInputError, LockedError, UnknownRunError
-from ctrl_exec.common.messages import arguments_of, bounded_of, encoding_of, flag_of
+from ctrl_exec.common.messages import MAX_TIMEOUT_S, arguments_of, bounded_of, encoding_of, flag_of
 from ctrl_exec.common.names import REQID, check_script
 from ctrl_exec.common.routing import json_response
 from ctrl_exec.operations.run import MAX_LOCK_WAIT_S, MAX_READ_TIMEOUT_S, RunRequest, check_request, run
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 RUN_KEYS = ("hosts", "script", "args", "timeout", "read_timeout", "lock_wait", "encoding", "async")
 _LONG_AFTER_S = 1.0
-_MAX_TIMEOUT_S = 7 * 86_400
 
 
 def decode_run_request(document: dict[str, Any]) -> RunRequest:
@@ -40,13 +39,20 @@ def decode_run_request(document: dict[str, Any]) -> RunRequest:
             hosts=required_hosts_of(document),
             script=check_script(_required(document, "script")),
             args=arguments_of(document),
-            timeout_s=bounded_of(document, "timeout", 1, _MAX_TIMEOUT_S),
-            read_timeout_s=bounded_of(document, "read_timeout", 1, MAX_READ_TIMEOUT_S),
-            lock_wait_s=bounded_of(document, "lock_wait", 0, MAX_LOCK_WAIT_S) or 0,
+            timeout_s=_seconds(document, "timeout", 1, MAX_TIMEOUT_S),
+            read_timeout_s=_seconds(document, "read_timeout", 1, MAX_READ_TIMEOUT_S),
+            lock_wait_s=_seconds(document, "lock_wait", 0, MAX_LOCK_WAIT_S) or 0,
             encoding=encoding_of(document) or "utf-8",
             is_async=bool(flag_of(document, "async")),
         )
     )
+
+
+def _seconds(document: dict[str, Any], key: str, least: int, most: int) -> int | None:
+    """A whole number of seconds; `5.0` is one too, as JSON Schema has it."""
+    given = document.get(key)
+    whole = int(given) if isinstance(given, float) and given.is_integer() else given
+    return bounded_of({key: whole}, key, least, most)
 
 
 def _required(document: dict[str, Any], key: str) -> object:
