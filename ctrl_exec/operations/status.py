@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Recovery", "RunReport", "purge", "recover", "status", "sweep", "unfinished"]
 
+# long enough for large outputs over a slow line; hosts that are away cost only the connect timeout
+RECOVERY_PATIENCE_S = 120.0
+
 
 @value
 class Recovery:
@@ -51,7 +54,9 @@ def status(dispatcher: Dispatcher, caller: Caller, reqid: str) -> RunReport:
     if record is None or not may_see:
         raise UnknownRunError(reqid)
     if not record.complete and not dispatcher.results.is_carried(reqid):
-        record = _take_over(dispatcher, reqid) or dispatcher.results.load(reqid) or record
+        patience_s = dispatcher.config.discovery_timeout  # somebody is waiting for this answer
+        taken = _take_over(dispatcher, reqid, patience_s)
+        record = taken or dispatcher.results.load(reqid) or record
     return report_of(record)
 
 
@@ -77,7 +82,7 @@ def recover(dispatcher: Dispatcher) -> Recovery:
     completed = left = carried = 0
     for reqid in dispatcher.results.unfinished():
         try:
-            record = _take_over(dispatcher, reqid)
+            record = _take_over(dispatcher, reqid, RECOVERY_PATIENCE_S)
         except StorageError as error:
             dispatcher.log.error("run", reqid=reqid, error=str(error))
             left += 1
@@ -91,14 +96,14 @@ def recover(dispatcher: Dispatcher) -> Recovery:
     return Recovery(completed, left, carried)
 
 
-def _take_over(dispatcher: Dispatcher, reqid: str) -> RunRecord | None:
+def _take_over(dispatcher: Dispatcher, reqid: str, patience_s: float) -> RunRecord | None:
     """Become its carrier for one round of questions; None if it has a carrier or needs none."""
     journal = dispatcher.results.adopt(reqid)
     if journal is None:
         return None
     carrier = Carrier(dispatcher, journal, _targets(dispatcher, journal))
     try:
-        carrier.ask(within_s=dispatcher.config.discovery_timeout)
+        carrier.ask(within_s=patience_s)
         carrier.close_overdue()
         if not carrier.is_finished:
             return journal.write("interrupted")
