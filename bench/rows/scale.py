@@ -7,6 +7,8 @@ kernel's table after a run, so these rows begin to measure by themselves once it
 from __future__ import annotations
 
 import json
+import resource
+import shutil
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from bench.deployment import Api
     from bench.session import Session
 
+_USUAL_DESCRIPTORS = 1024  # the soft limit of a login
 _WARM_NOTE = "the API's daemon keeps no connections to agents yet"
 
 
@@ -32,11 +35,17 @@ def established(port: int) -> int:
 
 
 def run_cli(session: Session, count: int, **options: Any) -> tuple[Usage, int]:
-    """`ctrl-exec run` on that many emulated hosts; its usage and how many succeeded."""
+    """`ctrl-exec run` on that many emulated hosts, from a shell with the usual limits.
+
+    Gives its usage and how many hosts succeeded.
+    """
     last = session.emulated.names[count - 1].removeprefix("host-")
     argv = session.launcher(
         "ctrl-exec", "--config", session.deployment.conf, "--json", "run", f"host-[0001-{last}]", "true"
     )
+    if shutil.which("prlimit"):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        argv = ["prlimit", f"--nofile={min(_USUAL_DESCRIPTORS, hard)}:{hard}", *argv]
     usage = run_program(argv, expects=None, **options)
     try:
         results = json.loads(usage.stdout)["results"]
