@@ -44,7 +44,7 @@ from ctrl_exec.common.pairing_code import (
     read_random,
     split_token,
 )
-from ctrl_exec.common.value import value
+from ctrl_exec.common.value import replace, value
 from ctrl_exec_agent.pairing_client import PairingClient
 from ctrl_exec_agent.pairing_store import Enrolled, store
 from ctrl_exec_agent.renewal import make_csr, run_openssl
@@ -121,22 +121,20 @@ def request_pairing(config: AgentConfig, wish: PairingWish, say: Callable[[str],
 
 
 def check_wish(wish: PairingWish) -> PairingWish:
-    """The wish with its CA fingerprint settled. Raises: UsageError, CertificateError, InvalidInputError."""
-    fingerprint = normalise_fingerprint(wish.ca_fingerprint) if wish.ca_fingerprint else ""
-    if wish.token:
-        stated, _ = split_token(wish.token)
-        if fingerprint and fingerprint != stated:
-            raise UsageError("--ca-fingerprint is not that of the token's CA")
-        fingerprint = stated
-    if wish.is_legacy and fingerprint:
+    """The wish with its CA fingerprint settled. Raises: UsageError."""
+    try:
+        fingerprint = normalise_fingerprint(wish.ca_fingerprint) if wish.ca_fingerprint else ""
+        stated = split_token(wish.token)[0] if wish.token else fingerprint
+    except (CertificateError, InvalidInputError) as error:
+        raise UsageError(str(error)) from error
+    if fingerprint not in ("", stated):
+        raise UsageError("--ca-fingerprint is not that of the token's CA")
+    if wish.is_legacy and stated:
         # an older dispatcher's certificate states no role, so that any agent's would pass the check
         raise UsageError("--legacy goes with neither --ca-fingerprint nor a token")
     if not 1 <= wish.port <= 65535:
         raise UsageError("--port: expected 1 to 65535")
-    return PairingWish(
-        wish.dispatcher, wish.port, fingerprint, wish.token, wish.is_legacy, wish.timeout_s,
-        wish.lookup_by, wish.ip,
-    )  # fmt: skip
+    return replace(wish, ca_fingerprint=stated)
 
 
 def _make_draft(config: AgentConfig) -> _Draft:
@@ -215,13 +213,15 @@ class _Exchange:
             self._check_server(server_der)
             reveal, nonce = os.urandom(RANDOM_BYTES), os.urandom(16).hex()
             client.send_request(self._request(reveal, nonce), self._wish.dispatcher)
-            pending = self._read(client, min(deadline, time.monotonic() + CONNECT_S))
+            pending = self._read(
+                client, min(deadline, time.monotonic() + CONNECT_S), "the dispatcher is silent"
+            )
             code = self._accept_offer(client, pending, server_der, reveal)
             self._say(f"pairing code: {code}")
-            final = self._read(client, deadline)
+            final = self._read(
+                client, deadline, "no decision in time; ask again when somebody can approve it"
+            )
             return self._check_approved(final, nonce)
-        except TimeoutError as error:
-            raise PairingError("no decision in time; ask again when somebody can approve it") from error
         except (ssl.SSLError, OSError) as error:
             raise PeerError(f"{self._wish.dispatcher}: {error}", kind="lost") from error
         finally:
@@ -256,8 +256,8 @@ class _Exchange:
         request |= {"protocol": PROTOCOL, "commit": commitment(reveal)}
         return request | ({"token": wish.token} if wish.token else {})
 
-    def _read(self, client: PairingClient, deadline: float) -> dict[str, object]:
-        """The next answer. Raises: PairingError when it is a refusal."""
+    def _read(self, client: PairingClient, deadline: float, silence: str) -> dict[str, object]:
+        """The next answer. Raises: PairingError when it is a refusal, or `silence` when none comes."""
         try:
             found = parse_object(client.read_answer(deadline), "answer")
             status = text_of(found, "status")
@@ -265,6 +265,8 @@ class _Exchange:
                 detail = text_of(found, "detail", "")
                 reason = text_of(found, "reason", "no reason given")
                 raise PairingError(f"the dispatcher says: {reason}" + (f" ({detail})" if detail else ""))
+        except TimeoutError as error:
+            raise PairingError(silence) from error
         except InvalidInputError as error:
             raise PairingError(f"the dispatcher's answer cannot be read ({error})") from error
         return found
@@ -309,8 +311,9 @@ class _Exchange:
             if final.get("nonce") != nonce:
                 raise PairingError("the dispatcher's answer belongs to another request")
             enrolled = Enrolled(
-                certificate_pem=text_of(final, "cert"),
-                ca_pem=text_of(final, "ca"),
+                # written anew, so that nothing around the certificates is stored
+                certificate_pem=ssl.DER_cert_to_PEM_cert(pem_to_der(text_of(final, "cert"))),
+                ca_pem=ssl.DER_cert_to_PEM_cert(pem_to_der(text_of(final, "ca"))),
                 dispatcher_serial=normalise_serial(text_of(final, "dispatcher_serial")),
                 dispatcher_id=check_dispatcher_id(
                     text_of(final, "dispatcher_id", "") or text_of(final, "dispatcher_serial")

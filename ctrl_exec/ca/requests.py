@@ -46,7 +46,7 @@ CLAIM_KEPT_S = 120.0  # a claim this old has lost its signer
 HEARTBEAT_S = 15.0
 FOLDERS = ("incoming", "requests", "claimed", "answers", "decisions", "nonces")
 QUEUE_FULL = "pairing queue full"
-_NONCE = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_NONCE = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
 _HEARTBEAT = "heartbeat.json"
 
 
@@ -114,7 +114,7 @@ def decode_request(content: bytes) -> PairingRequest:
     if check_agent_name(found.hostname) != found.hostname:
         raise InvalidInputError("hostname: expected lower case", field="hostname")
     if not _NONCE.fullmatch(found.nonce):
-        raise InvalidInputError("nonce: expected 32 lower-case hex digits", field="nonce")
+        raise InvalidInputError("nonce: expected 32 hex digits", field="nonce")
     if not found.is_legacy:
         read_random(found.agent_random, "agent_random")
         read_random(found.server_random, "server_random")
@@ -189,7 +189,8 @@ class PairingQueue:
     def check_nonce(self, nonce: str, csr_digest: str) -> None:
         """Remember the nonce. Raises: InvalidInputError if it came with another CSR within the hour."""
         if not _NONCE.fullmatch(nonce):
-            raise InvalidInputError("nonce: expected 32 lower-case hex digits", field="nonce")
+            raise InvalidInputError("nonce: expected 32 hex digits", field="nonce")
+        nonce = nonce.lower()
         with files.held_lock(os.path.join(self.directory, ".lock")):
             known = self._read("nonces", nonce)
             if known is None or self._age("nonces", nonce, time.time()) > NONCE_KEPT_S:

@@ -39,6 +39,7 @@ from ctrl_exec.services.registry import DEFAULT_PORT, LOOKUPS, check_address
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from ctrl_exec.ca.csr import SigningRequest
     from ctrl_exec.ca.requests import PairingAnswer, PairingQueue
@@ -116,19 +117,27 @@ def decode_wish(body: bytes, remote_ip: str, ca_fingerprint: str) -> Wish:
     secret = _secret(text_of(found, "token", ""), ca_fingerprint)
     if secret and is_legacy:
         raise InvalidInputError("token: not in a legacy request", field="token")
-    lookup_by = text_of(found, "lookup_by", "hostname")
+    lookup_by = text_of(found, "lookup_by", "") or "hostname"
     if lookup_by not in LOOKUPS:
         raise InvalidInputError("lookup_by: expected hostname or ip", field="lookup_by")
     return Wish(
         hostname=hostname,
         csr=text_of(found, "csr"),
         nonce=text_of(found, "nonce"),
-        ip=check_address(text_of(found, "ip", remote_ip)),
-        port=bounded_of(found, "port", 1, 65535) or DEFAULT_PORT,
+        ip=check_address(text_of(found, "ip", "") or remote_ip),
+        port=_port(found),
         lookup_by=lookup_by,
         commit=commit,
         secret=secret,
     )
+
+
+def _port(found: dict[str, Any]) -> int:
+    """The agent's port; older peers send it as text, as their language likes to."""
+    given = found.get("port")
+    if isinstance(given, str) and given.isascii() and given.isdigit() and len(given) <= 5:
+        found = {"port": int(given)}
+    return bounded_of(found, "port", 1, 65535) or DEFAULT_PORT
 
 
 def _secret(token: str, ca_fingerprint: str) -> str:

@@ -342,6 +342,40 @@ def _certificate_of_an_agent(instance: Instance, tmp_path: Path) -> Path:
     return pem
 
 
+@pytest.mark.parametrize(
+    ("words", "said_words"),
+    [
+        (("--ca-fingerprint", "ab:cd"), "64 hex digits"),
+        (("--token", "ctpair_secretsecretsecretsecret"), "no pairing token"),
+        (("--token-file", "/nonexistent"), "no such file"),
+        (
+            ("--token", f"ctpair_{'ab' * 32}.{'S' * 43}", "--ca-fingerprint", "cd" * 32),
+            "not that of the token",
+        ),
+        (("--port", "0"), "1 to 65535"),
+    ],
+)
+def test_a_wrong_option_is_exit_2_and_never_repeats_a_secret(
+    agent: AgentHome, words: tuple[str, ...], said_words: str
+) -> None:
+    """Said before anything is made or sent."""
+    code, said = agent.pair(1, *words).end()
+    assert code == 2
+    assert said_words in said
+    assert "secretsecret" not in said
+    assert "SSSS" not in said
+    assert agent.files() == set()
+
+
+def test_a_silent_dispatcher_is_given_up(agent: AgentHome, tmp_path: Path) -> None:
+    """A server that takes the request and says nothing costs no more than the time given."""
+    with scripted(TestCA(tmp_path / "ca").dispatcher().pem, lambda visitor: visitor.wait_for_end()) as server:
+        code, said = agent.pair(server.port, "--timeout", 2).end()
+    assert code == 1
+    assert "silent" in said
+    assert agent.files() == set()
+
+
 # A relay in the middle
 
 

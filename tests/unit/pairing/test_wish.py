@@ -33,6 +33,12 @@ def test_all_wishes_are_taken() -> None:
     assert found == Wish("web-01", "CSR", "0" * 32, "2001:db8::1", 1, "ip", COMMIT, "S" * 43)
 
 
+def test_older_peers_may_send_the_port_as_text_and_empty_wishes() -> None:
+    """What their language makes of numbers and unset values is understood."""
+    found = decode(port="8443", ip="", lookup_by="", token="")
+    assert (found.port, found.ip, found.lookup_by, found.secret) == (8443, "192.0.2.1", "hostname", "")
+
+
 def test_a_newer_protocol_is_spoken_to_in_ours() -> None:
     """Version 3 of tomorrow must bring what version 2 needs."""
     assert decode(protocol=3, commit=COMMIT).commit == COMMIT
