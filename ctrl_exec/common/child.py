@@ -16,7 +16,7 @@ from ctrl_exec.common.answer import encode_whole
 from ctrl_exec.common.connection import Connection
 from ctrl_exec.common.conversation import Conversation, EvictedError
 from ctrl_exec.common.names import new_reqid
-from ctrl_exec.common.slots import IDLE, READING, SENDING, WORKING
+from ctrl_exec.common.slots import IDLE, LEAVING, READING, SENDING, WORKING
 from ctrl_exec.common.value import value
 
 TYPE_CHECKING = False
@@ -89,6 +89,10 @@ class Child:
         state = SENDING if is_sending else READING
         if self._slots.state(self._index) != state:
             self._slots.set_state(self._index, state)
+
+    def is_leaving(self) -> None:
+        """Done: the room is free for the next one before the process has ended."""
+        self._slots.set_state(self._index, LEAVING)
 
     def may_keep_alive(self) -> bool:
         """Whether there is room for connections that only might be used again."""
@@ -169,6 +173,8 @@ def serve_connection(
     try:
         if context is None or _secure(child, connection, context, parts, on_tls_failure):
             may_linger = Conversation(connection, child, parts).carry()
+        # a client that comes back at once must not find its last child's room still taken
+        child.is_leaving()
         connection.finish(linger=may_linger)
     except EvictedError:
         child.exit_status = EXIT_EVICTED

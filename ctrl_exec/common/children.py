@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 
 from ctrl_exec.common.child import EXIT_CRASH, WAITING_STATES
-from ctrl_exec.common.slots import IDLE, WORKING, Slots
+from ctrl_exec.common.slots import IDLE, LEAVING, WORKING, Slots
 
 _EVICTION_GRACE_MS = 250
 """A handshake or head in flight is no silence: only children that waited this long are ended for
@@ -59,8 +59,12 @@ class Children:
         return sum(each.is_refuser for each in self._live.values())
 
     def counted(self) -> int:
-        """How many count towards the limit: not refusers, nor those that are being ended."""
-        return sum(not (each.is_refuser or each.is_evicted) for each in self._live.values())
+        """How many count towards the limit: not refusers, nor those that end by themselves or are ended."""
+        state = self._slots.state
+        return sum(
+            not (each.is_refuser or each.is_evicted) and state(each.index) != LEAVING
+            for each in self._live.values()
+        )
 
     # -- the dead --------------------------------------------------------------------------------
 

@@ -59,6 +59,8 @@ _LEAVING_S = 1.0
 _PAUSE_S = 0.05
 _EVICTION_CHECK_S = 0.25
 _SLOT_CAPACITY = 2048
+_PROCESSES_A_CHILD = 3
+"""Children that are done or being ended do not count as such, but this many processes bound them all."""
 _HOUSEKEEPING_S = 60.0
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -94,7 +96,7 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         self._listeners = open_listeners(
             settings.addresses, settings.unix_socket, settings.unix_group, settings.backlog, self._environment
         )
-        self._slots = Slots(max(_SLOT_CAPACITY, settings.max_children * 2), settings.counter_count)
+        self._slots = Slots(max(_SLOT_CAPACITY, settings.max_children * 4), settings.counter_count)
         self._children = Children(self._slots)
         self._epoll = select.epoll()
         self._silent = WaitingRoom(self._epoll, settings.max_waiting, settings.timing.head_s)
@@ -319,6 +321,8 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         if limit and self._children.of_address(remote_ip) >= limit:
             return "too many connections from this address"
         half, children = self._half(), self._children
+        if len(children) >= settings.max_children * _PROCESSES_A_CHILD:
+            return "too many processes are still ending"
         if children.counted() >= half:
             children.evict_beyond(half - 1)
         if children.counted() >= settings.max_children and not children.evict_one():

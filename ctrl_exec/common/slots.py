@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-FREE, WORKING, READING, IDLE, SENDING = range(5)
+FREE, WORKING, READING, IDLE, SENDING, LEAVING = range(6)
 """States: no child; born or at work; waiting for bytes of a handshake, head or body; kept alive
-between two requests; waiting for the client to take its answer."""
+between two requests; waiting for the client to take its answer; done, the process about to end."""
 
-STATE_NAMES = ("free", "working", "reading", "idle", "sending")
+STATE_NAMES = ("free", "working", "reading", "idle", "sending", "leaving")
 _STATE, _SINCE_MS, _IS_LONG, _ROUTE, _STATUS, _REQUESTS = range(6)
 _FIXED = 6
 _LIVE, _SEQUENCE = range(2)
