@@ -1,5 +1,6 @@
-// Fetches the live document with the token that was typed in, and has RapiDoc show it. The token
-// stays in this page's memory: it is neither stored nor put into an address.
+// Fetches the live document with the token that was typed in, and has RapiDoc show it; without one at
+// once where the server says that everybody may. The token stays in this page's memory: it is neither
+// stored nor put into an address.
 'use strict';
 
 const form = document.getElementById('sign-in');
@@ -36,12 +37,23 @@ async function show() {
       event.detail.request.headers.append('Authorization', credentials);
     }
   });
+  reference.addEventListener('spec-loaded', () => {
+    document.title = `${body.info.title} ${body.info.version}`;
+  });
   body.servers = [{ url: window.location.origin }];
   await reference.loadSpec(body);
 }
 
-form.addEventListener('submit', (event) => {
-  event.preventDefault();
+function attempt() {
   message.textContent = '';
   show().catch((error) => { message.textContent = String(error); });
+}
+
+form.addEventListener('submit', (event) => {
+  event.preventDefault();
+  attempt();
 });
+
+if (document.body.dataset.open) {
+  attempt();
+}

@@ -1,8 +1,8 @@
 """`/docs`: a static page that renders the live document with RapiDoc, out of an installed package.
 
 Owns the page's files and its policy. The page holds no data: it asks for a token and fetches the
-document with it. RapiDoc's script is read as a file from `flask-openapi3-rapidoc`, of which nothing
-is imported; without the package the page says what to install.
+document with it, or at once where everybody may. RapiDoc's script is read as a file from
+`flask-openapi3-rapidoc`, of which nothing is imported; without the package the page says what to install.
 """
 
 from __future__ import annotations
@@ -39,9 +39,11 @@ _HEADERS = (
 )
 
 
-def page(_inquiry: Inquiry) -> Response:
-    """`GET /docs`."""
+def page(inquiry: Inquiry) -> Response:
+    """`GET /docs`; marked as open where nobody needs a token."""
     content = read_bounded(os.path.join(_HERE, "docs.html"), _LIMIT_BYTES, follow=True)
+    if inquiry.dispatcher.authority.is_open_to_all:
+        content = content.replace(b"<body>", b'<body data-open="yes">', 1)
     return Response(200, (("Content-Type", "text/html; charset=utf-8"), *_HEADERS), content)
 
 

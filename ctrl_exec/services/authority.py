@@ -85,6 +85,11 @@ class Authority:
         """Whether a hook is configured."""
         return self._settings.hook is not None
 
+    @property
+    def is_open_to_all(self) -> bool:
+        """Whether nobody is asked for anything: no hook, and the default is to allow."""
+        return not self.has_hook and self._settings.default == "allow"
+
     def require_open(self, caller: Caller) -> None:
         """Refuse what is refused whatever is asked: no hook, and the default is to deny.
 
