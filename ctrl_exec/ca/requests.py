@@ -338,7 +338,8 @@ class PairingQueue:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise StorageError(error.strerror or str(error), path=self.directory) from error
+            path = os.path.join(self.directory, folder)
+            raise StorageError(error.strerror or str(error), path=path) from error
 
     def _ids(self, folder: str) -> list[str]:
         names = (name for name in self._names(folder) if name.endswith(".json"))
@@ -352,7 +353,7 @@ class PairingQueue:
         try:
             with self._folder(folder) as fd:
                 return files.read_bounded(name, LIMIT_BYTES * 2, dir_fd=fd)
-        except (FileNotFoundError, StorageError):
+        except (OSError, StorageError):
             return None
 
     def _request(self, folder: str, request_id: str) -> PairingRequest | None:

@@ -58,6 +58,8 @@ CLAIMED_GRACE_S = 30.0  # a decision being taken when the time is over is still 
 INVALID_REQUEST = "invalid request"
 INVALID_HOSTNAME = "invalid hostname"
 TOO_LARGE = "request too large"
+REVOKED = "this key was revoked; make a new one"
+OUT_OF_ORDER = "the dispatcher cannot queue requests now"
 
 
 @value
@@ -172,23 +174,19 @@ class PairingApplication:
         return None
 
     def _pair(self, request: Request, child: Child) -> None:
+        hostname = None
         try:
             wish, csr = self._examine(request)
-        except CtrlExecError as error:
-            self._reject(request, error)
-            return
-        if self._registry.is_revoked(csr.fingerprint):
-            self._log.warning(
-                "pair-reject", agent=wish.hostname, peer=request.remote_ip, reason="key revoked"
-            )
-            speak(request.connection, {"status": "denied", "reason": "this key was revoked; make a new one"})
-            return
-        exchange = Exchange(self._queue, self._log, request, wish, csr)
-        try:
+            hostname = wish.hostname
+            if self._registry.is_revoked(csr.fingerprint):
+                self._log.warning("pair-reject", agent=hostname, peer=request.remote_ip, reason=REVOKED)
+                speak(request.connection, {"status": "denied", "reason": REVOKED})
+                return
+            exchange = Exchange(self._queue, self._log, request, wish, csr)
             exchange.carry(child, self._announced, self._timeout_s)
-        except PairingError as error:
-            self._log.warning("pair-reject", agent=wish.hostname, peer=request.remote_ip, reason=str(error))
-            speak(request.connection, error_document(str(error)))
+        except CtrlExecError as error:
+            self._log.warning("pair-reject", agent=hostname, peer=request.remote_ip, reason=str(error))
+            speak(request.connection, _refusal(error))
 
     def _examine(self, request: Request) -> tuple[Wish, SigningRequest]:
         wish = decode_wish(request.body, request.remote_ip, self._announced.ca_fingerprint)
@@ -196,12 +194,16 @@ class PairingApplication:
         self._queue.check_nonce(wish.nonce, csr.digest)
         return wish, csr
 
-    def _reject(self, request: Request, error: CtrlExecError) -> None:
-        is_input = isinstance(error, (InvalidInputError, CertificateError))
-        reason = INVALID_HOSTNAME if _is_about_hostname(error) else INVALID_REQUEST
-        self._log.warning("pair-reject", peer=request.remote_ip, reason=str(error))
-        detail = str(error) if is_input else "the dispatcher cannot queue requests now"
-        speak(request.connection, error_document(reason, detail))
+
+def _refusal(error: CtrlExecError) -> dict[str, str]:
+    """What the agent is told of an error; nothing of what is wrong on our side."""
+    if isinstance(error, PairingError):
+        return error_document(str(error))
+    if _is_about_hostname(error):
+        return error_document(INVALID_HOSTNAME, str(error))
+    if isinstance(error, (InvalidInputError, CertificateError)):
+        return error_document(INVALID_REQUEST, str(error))
+    return error_document(OUT_OF_ORDER)
 
 
 def _is_about_hostname(error: CtrlExecError) -> bool:

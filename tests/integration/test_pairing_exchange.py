@@ -359,6 +359,29 @@ def test_a_revoked_key_is_refused_at_once(instance: Instance, listener: Listener
     assert "revoked" in answer["reason"]
 
 
+@pytest.mark.parametrize("broken", ["requests", "incoming", "nonces", "revoked.json"])
+def test_a_dispatcher_out_of_order_says_so_and_no_more(
+    instance: Instance, listener: ListenerProcess, broken: str
+) -> None:
+    """State that can't be written or read is an answer for the agent and a line in our log."""
+    if broken == "revoked.json":
+        (instance.home / "state/revoked.json").write_text("{ half")
+    else:
+        (instance.home / "state/pairing" / broken).rmdir()
+        (instance.home / "state/pairing" / broken).write_text("in the way")
+    agent = RawAgent()
+    with RawClient(listener.port) as client:
+        client.post(agent.request())
+        answer = client.document()
+        if answer["status"] == "pending":
+            client.reveal(agent.reveal)
+            answer = client.document()
+    assert answer == {"status": "error", "reason": "the dispatcher cannot queue requests now"}
+    assert "ACTION=pair-reject" in listener.log()
+    assert broken in listener.log()
+    assert "Traceback" not in listener.log()
+
+
 # The queue
 
 
