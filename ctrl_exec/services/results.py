@@ -139,9 +139,8 @@ class RunJournal:
         self._record = record
         with suppress(StorageError):  # the nightly sweep makes a marker that could not be made now
             _mark_done(self._directory, record.reqid, completed)
-        for suffix in (".events", ".cancel", ".lock"):
-            with suppress(StorageError):
-                files.remove(_path(self._directory, record.reqid, suffix))
+        with suppress(StorageError):
+            _remove_traces(self._directory, record.reqid)
         self.close()
         return record
 
@@ -257,7 +256,7 @@ class ResultStore:
             if record is not None and not record.complete:
                 return self._open_again(record, fds)
             if record is not None:
-                files.remove(self._path(reqid, ".lock"))
+                _remove_traces(self._directory, reqid)
         except BaseException:
             _close(fds)
             raise
@@ -403,6 +402,12 @@ def _cut_torn_line(fd: int) -> None:
             return
         end = start
     os.ftruncate(fd, 0)
+
+
+def _remove_traces(directory: str, reqid: str) -> None:
+    """Remove what a complete record needs no more; the lock last, for by it what is left is found."""
+    for suffix in (".events", ".cancel", ".lock"):
+        files.remove(_path(directory, reqid, suffix))
 
 
 def _mark_done(directory: str, reqid: str, completed: int) -> None:

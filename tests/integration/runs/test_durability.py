@@ -105,6 +105,8 @@ def test_between_the_steps_of_finishing(bench: Bench, left: str) -> None:
     recover(bench.dispatcher())
     assert unfinished(bench.dispatcher()) == ()
     assert not (bench.runs / f"{report.reqid}.lock").exists()
+    if left == "all":
+        assert not (bench.runs / f"{report.reqid}.events").exists()
     bench.dispatcher().results.sweep()
     assert marker.exists()
     assert bench.dispatcher().results.purge(int(time.time()) + 100_000) == 1
