@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from bench.load import tls_rate
 from bench.row import Group, Row, compared
 from bench.series import Series, at_least
+from tests.support.polling import eventually
 
 if TYPE_CHECKING:
     from bench.session import Session
 
 _CLIENTS = 8
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_listening(port: int) -> bool:
+    """Whether somebody accepts there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def measure(session: Session) -> Iterable[Row]:
@@ -33,7 +48,7 @@ def measure(session: Session) -> Iterable[Row]:
             session.baseline("stdlib_server", "--raised", "--tls", leaf.pem), "stdlib-tls-raised"
         ).announcement()["port"],
     }
-    ports["s_server"] = ports["ours"] + 1 if ports["ours"] < 65000 else 40001
+    ports["s_server"] = free_port()
     session.daemon(
         [
             "openssl",
@@ -50,6 +65,7 @@ def measure(session: Session) -> Iterable[Row]:
         "s-server",
         announces=False,
     )
+    eventually(lambda: is_listening(ports["s_server"]), what="s_server listens")
     rates: dict[str, list[float]] = {name: [] for name in ports}
     seconds = 1 if session.is_quick else 2
     for turn in range(session.sizes.rounds):
