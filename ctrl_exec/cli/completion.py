@@ -11,6 +11,7 @@ import os
 
 from ctrl_exec.cli.command import GLOBAL_OPTIONS, SHARED_OPTIONS, Argument, Command
 from ctrl_exec.common.errors import CtrlExecError
+from ctrl_exec.common.names import AGENT_NAME, REQID, SCRIPT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,13 +32,17 @@ _ctrl_exec() {
     local IFS=$'\\n'
     local words=("${COMP_WORDS[@]:1:COMP_CWORD}")
     # bash cuts words at = and :; what stands before the cut must not be repeated
-    local current=${COMP_WORDS[COMP_CWORD]}
+    local current=${COMP_WORDS[COMP_CWORD]} word
     local found=$(command ctrl-exec completion words -- "${words[@]}" 2>/dev/null)
+    COMPREPLY=()
     if [[ $found == @files ]]; then
         COMPREPLY=($(compgen -f -- "$current"))
-    else
-        COMPREPLY=($(compgen -W "$found" -- "$current"))
+        return
     fi
+    # not compgen -W: it would expand what stands in a word
+    while read -r word; do
+        [[ -n $word && $word == "$current"* ]] && COMPREPLY+=("$word")
+    done <<< "$found"
 }
 complete -F _ctrl_exec ctrl-exec ced
 """
@@ -188,11 +193,14 @@ def offered(what: str, load: Callable[[], Config | None]) -> list[str]:
 
 def agent_names(config: Config) -> list[str]:
     """Give the registered names, read off the directory."""
-    return stems(config.agents_dir)
+    return [name for name in stems(config.agents_dir) if AGENT_NAME.fullmatch(name)]
 
 
 def script_names(config: Config) -> list[str]:
-    """Give the scripts that agents reported when they were last heard of."""
+    """Give the scripts that agents reported when they were last heard of.
+
+    The service user writes these files, and root presses Tab: what is no script name is left out.
+    """
     from ctrl_exec.common.files import read_json
 
     found: set[str] = set()
@@ -208,17 +216,31 @@ def script_names(config: Config) -> list[str]:
                 found.add(script)
     for host in listing(config.locks_dir):
         found.update(listing(f"{config.locks_dir}/{host}"))
-    return sorted(found)
+    return sorted(name for name in found if SCRIPT.fullmatch(name))
 
 
 def run_ids(config: Config) -> list[str]:
     """Give the request ids of the records."""
-    return [stem for stem in stems(config.runs_dir) if stem.isalnum()]
+    return [stem for stem in stems(config.runs_dir) if REQID.fullmatch(stem)]
 
 
 def request_ids(config: Config) -> list[str]:
-    """Give the pairing requests that wait."""
-    return [stem for stem in stems(config.pairing_dir) if stem.isalnum()]
+    """Give the pairing requests that wait, by id and by host name."""
+    from ctrl_exec.common.files import read_json
+
+    found: list[str] = []
+    for stem in stems(f"{config.pairing_dir}/requests"):
+        if not REQID.fullmatch(stem):
+            continue
+        found.append(stem)
+        try:
+            request = read_json(f"{config.pairing_dir}/requests/{stem}.json")
+        except CtrlExecError:
+            continue
+        name = request.get("hostname") if isinstance(request, dict) else None
+        if isinstance(name, str) and AGENT_NAME.fullmatch(name):
+            found.append(name)
+    return found
 
 
 def stems(directory: str) -> list[str]:

@@ -61,6 +61,48 @@ def test_records_are_offered_to_status(shared: Instance) -> None:
     assert words(shared, "status", reqid[:6]) == [reqid]
 
 
+def test_waiting_requests_are_offered_to_the_approver(shared: Instance) -> None:
+    """By id and by name, as `approve` and `deny` take them; nothing else of the queue."""
+    queue = shared.home / "state" / "pairing"
+    (queue / "requests").mkdir(parents=True)
+    (queue / "heartbeat.json").write_text("{}")
+    (queue / "requests" / "00112233445566aa.json").write_text('{"hostname": "new-01"}')
+    (queue / "requests" / "00112233445566bb.json").write_text("[]")
+    assert words(shared, "approve", "") == ["00112233445566aa", "00112233445566bb", "new-01"]
+    assert words(shared, "deny", "new") == ["new-01"]
+
+
+def test_what_a_service_that_was_taken_over_writes_is_never_run(shared: Instance, tmp_path: Path) -> None:
+    """Root presses Tab, and the service user writes state: nothing of it reaches root's shell but names."""
+    mark = tmp_path / "run-by-the-shell"
+    evil = [f"$(touch {mark})", f"`touch {mark}`", "a;b", "a\nb", "*"]
+    contacts = shared.home / "state" / "state"
+    contacts.mkdir(exist_ok=True)
+    (contacts / "evil.json").write_text(json.dumps({"scripts": [*evil, "harmless"]}))
+    (shared.home / "state" / "locks" / "evil" / f"$(touch {mark})".replace("/", "")).mkdir(parents=True)
+    offered = words(shared, "run", "web-01", "")
+    assert "harmless" in offered
+    assert not set(offered) & {*evil, "a", "b"}
+    assert not [word for word in offered if "$" in word]
+    program = tmp_path / "ctrl-exec"
+    program.write_text(f"#!/bin/sh\nprintf '%s\\n' '$(touch {mark})' 'word'\n")
+    program.chmod(0o755)
+    driver = """
+        source "$1"
+        COMP_WORDS=(ctrl-exec run web-01 ""); COMP_CWORD=3
+        _ctrl_exec
+        printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    script = tmp_path / "completion.bash"
+    script.write_text(run("ctrl-exec", "completion", "bash").stdout)
+    ended = subprocess.run(
+        ["bash", "-c", driver, "bash", str(script)],
+        env=environment({"PATH": f"{tmp_path}:/usr/bin:/bin"}), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert ended.stdout == f"$(touch {mark})\nword\n"
+    assert not mark.exists()
+
+
 def test_a_broken_configuration_means_fewer_words_not_an_error(tmp_path: Path) -> None:
     """A Tab must never print an error."""
     (tmp_path / "c.conf").write_text("nonsense\n")
