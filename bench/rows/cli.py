@@ -95,7 +95,8 @@ def _with_daemon(session: Session, ssh_warm: Series | None, direct: tuple[str, S
     deployment = session.deployment
     socket_path = session.work / "api.sock"
     api = deployment.api("socket", api_socket=socket_path)
-    conf = deployment.write_conf("cli-socket.conf", api_socket=socket_path)
+    # a user who can't read the dispatcher's key, which is whom the socket is for
+    conf = deployment.write_conf("cli-socket.conf", api_socket=socket_path, key=session.work / "not-ours.key")
     argv = session.launcher("ctrl-exec", "--config", conf, "run", "real-01", "true")
     run_program(argv)
     if "ACTION=dispatch" not in api.daemon.log():
