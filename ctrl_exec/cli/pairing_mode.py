@@ -106,7 +106,9 @@ def start(context: Context, timeout_s: float | None, *, in_background: bool) -> 
     if not in_background:
         _note_pid(lock, os.getpid())
         _announce(context, listener, is_asking=mode.is_asking)
-        return mode.run()
+        code = mode.run()
+        context.output.answer({"ok": True, "addresses": listener.addresses}, lambda: None)
+        return code
     mode.is_asking = False
     pid = detach(lambda: _run_detached(mode, lock))
     document = {"ok": True, "pid": pid, "addresses": listener.addresses}

@@ -325,8 +325,10 @@ def test_a_taken_port_and_a_missing_identity_are_said(instance: Instance, tmp_pa
 
 
 def test_pairing_mode_ends_after_its_timeout(instance: Instance) -> None:
-    """`--timeout` closes the port by itself, exit 0."""
-    assert instance.run("pairing-mode", "--timeout", "1").returncode == 0
+    """`--timeout` closes the port by itself, exit 0; with --json one document at the end."""
+    done = instance.run("pairing-mode", "--timeout", "1")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert instance.json("pairing-mode", "--timeout", "1")["addresses"][0].startswith("127.0.0.1:")
 
 
 def test_a_new_identity_is_taken_up_without_a_restart(instance: Instance) -> None:
