@@ -74,6 +74,11 @@ def exit_code(error: errors.CtrlExecError) -> int:
 
 def next_step(error: errors.CtrlExecError, command: str) -> str:
     """Say what the user can do about an error, or give an empty text."""
+    if isinstance(error, errors.ConfigError):
+        from ctrl_exec.common.settings import NO_SUCH_FILE
+
+        if error.detail == NO_SUCH_FILE:
+            return "`make install-system` makes the system's; --config FILE or CTRL_EXEC_CONFIG names another"
     return row(type(error))[2].replace("{command} ", f"{command} " if command else "")
 
 

@@ -19,6 +19,8 @@ HOST = Argument(
     "HOST", "a registered agent, name:port, web[01-20], @tag=value, @all or !name", 0, None, "agent"
 )
 
+_OUT_OF_REACH = {"unreachable", "timeout"}
+
 
 def execute_ping(context: Context, arguments: Arguments) -> int:
     """Ask agents whether they live, and show versions and certificate expiries."""
@@ -70,11 +72,11 @@ def show_pings(context: Context, results: Iterable[Mapping[str, Any]]) -> None:
 
 
 def exit_code(results: Iterable[Mapping[str, Any]]) -> int:
-    """Give 0 when all answered, 5 when none did, else 1."""
-    answered = [each.get("status") == "ok" for each in results]
-    if all(answered):
+    """Give 0 when all answered, 5 when nobody could be reached, else 1: one that refuses was reached."""
+    states = {str(each.get("state", each.get("status"))) for each in results}
+    if states <= {"ok"}:
         return errors.OK
-    return errors.FAILED if any(answered) else errors.NOBODY
+    return errors.NOBODY if states <= _OUT_OF_REACH else errors.FAILED
 
 
 def execute_discovery(context: Context, arguments: Arguments) -> int:
@@ -133,6 +135,6 @@ COMMANDS = {
         arguments=(HOST,),
         options=(*TARGET_OPTIONS, PORT_OPTION, *CREDENTIAL_OPTIONS),
         examples=("ctrl-exec discovery", "ctrl-exec discovery -t role=db --json"),
-        exit_codes=(0, 1, 2, 3, 5),
+        exit_codes=(0, 1, 2, 3, 5, 130),
     ),
 }

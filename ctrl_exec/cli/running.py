@@ -52,7 +52,7 @@ def execute_run(context: Context, arguments: Arguments) -> int:
     from ctrl_exec.cli.targets import with_suggestions
 
     request = run_request(arguments)
-    with with_suggestions(context.config):
+    with with_suggestions(context.config, () if arguments.rest else arguments.words):
         if uses_daemon(context, arguments):
             return run_by_daemon(context, arguments, request)
         return run_here(context, arguments, request)

@@ -39,8 +39,10 @@ def expected_hosts(config: Config, patterns: Sequence[str]) -> tuple[str, ...]:
 
 
 @contextmanager
-def with_suggestions(config: Config) -> Iterator[None]:
+def with_suggestions(config: Config, typed: Sequence[str] = ()) -> Iterator[None]:
     """Add near names of the registry to the error for unknown agents.
+
+    `typed` are the words of `run`, hosts and script, where no `--` followed.
 
     Raises:
         UnknownAgentError: as inside, its text extended.
@@ -54,9 +56,24 @@ def with_suggestions(config: Config) -> Iterator[None]:
             known = open_registry(config).names()
         except CtrlExecError:
             raise error from None
+        slip = missing_dashes(typed, error.names)
         near = [name for name in (nearest(each, known) for each in error.names[:5]) if name]
         if not known:
             error.args = (f"{error}: no agent is paired yet; `ctrl-exec pairing-mode` lets them ask",)
+        elif slip:
+            error.args = (f"{error}: arguments of a script stand after --, as in `{slip}`",)
         elif near:
             error.args = (f"{error} (did you mean {', '.join(dict.fromkeys(near))}?)",)
         raise
+
+
+def missing_dashes(typed: Sequence[str], unknown: Sequence[str]) -> str:
+    """Give the command that was meant if a script and its arguments were typed without `--`, else nothing."""
+    import shlex
+
+    from ctrl_exec.common.names import SCRIPT
+
+    at = next((place for place, word in enumerate(typed) if word in unknown), 0)
+    if not at or at == len(typed) - 1 or not SCRIPT.fullmatch(typed[at]):
+        return ""
+    return f"ctrl-exec run {shlex.join(typed[: at + 1])} -- {shlex.join(typed[at + 1 :])}"

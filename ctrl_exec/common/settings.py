@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 LIMIT_BYTES = 1 << 20
+NO_SUCH_FILE = "no such file"
 _KEY = re.compile(r"[a-z][a-z0-9_.]*", re.ASCII)
 _SECTION = re.compile(r"\[\s*([A-Za-z][A-Za-z0-9_-]*)(?:\s+([A-Za-z0-9_.-]+))?\s*\]", re.ASCII)
 _DURATION = re.compile(r"([0-9]{1,9})\s*(s|m|h|d)?", re.ASCII)
@@ -104,7 +105,7 @@ def read_document(path: str) -> Document:
         content = read_bounded(path, LIMIT_BYTES, follow=True)
         return parse(content.decode("utf-8"), path)
     except FileNotFoundError as error:
-        raise ConfigError("no such file", path=path) from error
+        raise ConfigError(NO_SUCH_FILE, path=path) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"is not UTF-8 at byte {error.start}", path=path) from error
     except ConfigError:

@@ -169,6 +169,9 @@ def test_output_that_is_alike_is_gathered_above_ten_hosts(shared: Instance) -> N
         (["ping", "web-01", "--port", "1"], 5),
         (["discovery", "web-01"], 0),
         (["discovery", "web-01", "liar"], 1),
+        (["ping", "liar"], 1),
+        (["discovery", "liar"], 1),
+        (["discovery", "web-01", "--port", "1"], 5),
     ],
 )
 def test_exit_codes_tell_how_many_succeeded(shared: Instance, words: list[str], code: int) -> None:
@@ -213,6 +216,25 @@ def test_typos_in_hosts_are_answered_with_near_names(shared: Instance) -> None:
     ended = shared.cli("ping", "wbe-01", "n1")
     assert "not registered: wbe-01, n1 (did you mean web-01" in ended.stderr
     assert shared.document("ping", "wbe-01", code=1)["agents"] == ["wbe-01"]
+
+
+def test_arguments_without_dashes_are_told_where_they_belong(shared: Instance) -> None:
+    """The commonest slip: `run HOST SCRIPT ARG` takes SCRIPT for a host and ARG for the script."""
+    said = shared.cli("run", "web-01", "deploy", "now").stderr
+    assert "not registered: deploy" in said
+    assert "ctrl-exec run web-01 deploy -- now" in said
+    said = shared.cli("run", "web-01", "web-02", "deploy", "to", "prod-1", "--quiet").stderr
+    assert "ctrl-exec run web-01 web-02 deploy -- to prod-1" in said
+    assert " -- " not in shared.cli("run", "web-01", "deploy", "now", "--", "x").stderr
+    assert " -- " not in shared.cli("run", "nobody", "deploy").stderr
+
+
+def test_a_missing_configuration_says_how_to_come_by_one(tmp_path: Path) -> None:
+    """Before the first `make install-system`, or with a private instance and no --config."""
+    ended = run("ctrl-exec", "--config", tmp_path / "none.conf", "list-agents")
+    assert ended.returncode == 2
+    assert f"{tmp_path}/none.conf: no such file" in ended.stderr
+    assert "--config FILE or CTRL_EXEC_CONFIG" in ended.stderr
 
 
 def test_ping_and_discovery_tables_have_the_host_first(shared: Instance) -> None:
