@@ -16,6 +16,7 @@ from ctrl_exec.common.answer import encode_whole
 from ctrl_exec.common.connection import Connection
 from ctrl_exec.common.conversation import Conversation, EvictedError
 from ctrl_exec.common.names import new_reqid
+from ctrl_exec.common.process import set_handler
 from ctrl_exec.common.slots import IDLE, LEAVING, READING, SENDING, WORKING
 from ctrl_exec.common.value import value
 
@@ -64,7 +65,7 @@ class Child:
         index: int,
         limits: ChildLimits,
         pipes: ServerPipes,
-        live_indexes: tuple[int, ...],
+        live_indexes: Callable[[], tuple[int, ...]],
     ) -> None:
         self._slots = slots
         self._index = index
@@ -122,11 +123,12 @@ class Child:
 
     def totals(self) -> list[int]:
         """The server's counters: of all children that ended and of those alive at our fork."""
-        return self._slots.totals(self._live_indexes)
+        return self._slots.totals((*self._live_indexes(), self._index))
 
     def live(self) -> list[SlotView]:
         """The children alive at our fork, this one included."""
-        return [view for view in self._slots.views(self._live_indexes) if view.state]
+        indexes = (*self._live_indexes(), self._index)
+        return [view for view in self._slots.views(indexes) if view.state]
 
     def long_count(self) -> int:
         """How many requests are long now."""
@@ -151,11 +153,11 @@ class Child:
 
     def heed_eviction(self) -> None:
         """End at SIGUSR1, but only while waiting for the client: work is never cut off."""
-        signal.signal(signal.SIGUSR1, self._evict)
+        set_handler(signal.SIGUSR1, self._evict)
 
     def _evict(self, _number: int, _frame: object) -> None:
         if self._slots.state(self._index) in WAITING_STATES:
-            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            set_handler(signal.SIGUSR1, None)
             raise EvictedError
 
 

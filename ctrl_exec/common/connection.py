@@ -36,9 +36,11 @@ class Connection:
         self._socket = sock
         self._watch: select.epoll | None = None
         self._has_ended = False
-        self.is_unix = sock.family == socket.AF_UNIX
-        self.remote_ip, self.remote_port = _address(sock.getpeername, self.is_unix)
-        self.local_ip, self.local_port = _address(sock.getsockname, self.is_unix)
+        name = sock.getsockname()
+        # not `sock.family`: its enum costs a forked child a dozen copied pages
+        self.is_unix = not isinstance(name, tuple)
+        self.local_ip, self.local_port = plain_address(name)
+        self.remote_ip, self.remote_port = ("127.0.0.1", 0) if self.is_unix else _peer_address(sock)
         self.on_wait: Callable[[bool], None] | None = None
         """Called before each wait for the peer; told whether the wait is for sending."""
 
@@ -178,14 +180,11 @@ class Connection:
                 left_bytes -= self._discard()
 
 
-def _address(name: Callable[[], object], is_unix: bool) -> tuple[str, int]:
-    if is_unix:
-        return "127.0.0.1", 0
+def _peer_address(sock: socket.socket) -> tuple[str, int]:
     try:
-        found = name()
+        return plain_address(sock.getpeername())
     except OSError:  # it is gone already
         return "", 0
-    return plain_address(found)
 
 
 def plain_address(found: object) -> tuple[str, int]:
@@ -193,7 +192,9 @@ def plain_address(found: object) -> tuple[str, int]:
     if not isinstance(found, tuple):
         return "127.0.0.1", 0
     ip, port = str(found[0]), int(found[1])
-    return ip.partition("%")[0].removeprefix("::ffff:"), port
+    if ":" in ip:
+        ip = ip.partition("%")[0].removeprefix("::ffff:")
+    return ip, port
 
 
 def _left_ms(deadline: float) -> int:

@@ -35,7 +35,8 @@ from ctrl_exec.common.errors import CtrlExecError
 from ctrl_exec.common.listeners import open_listeners
 from ctrl_exec.common.names import new_reqid
 from ctrl_exec.common.parser import ParserLimits
-from ctrl_exec.common.process import reset_child_signals, use_default_sigchld
+from ctrl_exec.common.process import reset_child_signals, set_handler, use_default_sigchld
+from ctrl_exec.common.rehearsal import rehearse
 from ctrl_exec.common.server_settings import ServerHooks, ServerSettings
 from ctrl_exec.common.service_notify import ServiceNotify
 from ctrl_exec.common.slots import Slots
@@ -59,8 +60,8 @@ _LEAVING_S = 1.0
 _PAUSE_S = 0.05
 _EVICTION_CHECK_S = 0.25
 _SLOT_CAPACITY = 2048
-_PROCESSES_A_CHILD = 3
-"""Children that are done or being ended do not count as such, but this many processes bound them all."""
+_ENDING_LIMIT = 128
+"""Children that are done or being ended do not count as such, but no more than these are let pile up."""
 _HOUSEKEEPING_S = 60.0
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -96,7 +97,9 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         self._listeners = open_listeners(
             settings.addresses, settings.unix_socket, settings.unix_group, settings.backlog, self._environment
         )
-        self._slots = Slots(max(_SLOT_CAPACITY, settings.max_children * 4), settings.counter_count)
+        self._slots = Slots(
+            max(_SLOT_CAPACITY, settings.max_children * 2 + _ENDING_LIMIT), settings.counter_count
+        )
         self._children = Children(self._slots)
         self._epoll = select.epoll()
         self._silent = WaitingRoom(self._epoll, settings.max_waiting, settings.timing.head_s)
@@ -111,6 +114,8 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         self._refused_logged_at = 0.0
         self._watchdog_at = 0.0
         self._housekeeping_at = 0.0
+        self._parent_fds: tuple[int, ...] = ()
+        self._note_for_children()
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -143,6 +148,7 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         self._epoll.register(self._wakeup[0], select.EPOLLIN)
         for listener in self._listeners.sockets:
             self._epoll.register(listener.fileno(), select.EPOLLIN)
+        rehearse()
         # what the children share must not be written to by a collector: that would copy the pages
         gc.collect()
         gc.freeze()
@@ -228,6 +234,7 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         self._listeners.retire()
         self._silent.clear()
         os.close(self._retire[1])
+        self._parent_fds = (self._epoll.fileno(), *self._wakeup, self._drain[1])
 
     def _reload(self) -> None:
         self._notify.reloading()
@@ -251,6 +258,18 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         os.close(self._retire[1])
         os.close(self._retire[0])
         self._retire = os.pipe2(os.O_CLOEXEC)
+        self._note_for_children()
+
+    def _note_for_children(self) -> None:
+        """Make once what each child needs: what a child makes itself is memory copied each time."""
+        settings = self._settings
+        kept = settings.max_children * settings.keepalive_share_percent // 100
+        self._child_limits = ChildLimits(settings.max_long, kept)
+        self._pipes = ServerPipes(self._retire[0], self._drain[0])
+        self._parent_fds = (
+            *(each.fileno() for each in self._listeners.sockets),
+            self._epoll.fileno(), *self._wakeup, self._drain[1], self._retire[1],
+        )  # fmt: skip
 
     def _reap(self) -> None:
         for remote_ip, status in self._children.reap():
@@ -321,7 +340,7 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         if limit and self._children.of_address(remote_ip) >= limit:
             return "too many connections from this address"
         half, children = self._half(), self._children
-        if len(children) >= settings.max_children * _PROCESSES_A_CHILD:
+        if len(children) >= settings.max_children + _ENDING_LIMIT:
             return "too many processes are still ending"
         if children.counted() >= half:
             children.evict_beyond(half - 1)
@@ -336,7 +355,7 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
     def _turn_away(self, sock: socket.socket, address: object, reason: str) -> None:
         """Answer 503 without a child; over TLS one of few children that do nothing else does it."""
         self._refused[reason] = self._refused.get(reason, 0) + 1
-        if self._context is not None and sock.family != socket.AF_UNIX:
+        if self._context is not None and isinstance(address, tuple):
             if self._children.refuser_count() < max(4, self._settings.max_children // 8):
                 self._fork(sock, address, lambda *_: self._hooks.refuse(503, reason))
             else:
@@ -377,24 +396,26 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
             self._slots.release(index)
             self._log.error(f"{self._settings.log_prefix}overload", error=f"cannot fork: {error.strerror}")
             with suppress(OSError):
-                if self._context is None:
+                if self._context is None or not isinstance(address, tuple):
                     sock.send(encode_whole(self._hooks.refuse(503, "no room for a process"), new_reqid()))
             sock.close()
             return
         if pid == 0:
-            self._be_child(sock, index, instead or self._application)
+            self._be_child(sock, index, isinstance(address, tuple), instead or self._application)
         sock.close()
         self._children.add(pid, index, plain_address(address)[0], is_refuser=instead is not None)
 
-    def _be_child(self, sock: socket.socket, index: int, application: Application) -> NoReturn:
+    def _be_child(
+        self, sock: socket.socket, index: int, is_remote: bool, application: Application
+    ) -> NoReturn:
         status = EXIT_CRASH
         try:
             reset_child_signals()
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to heed
-            child = self._make_child(index)
+            set_handler(signal.SIGINT, None)  # a terminal's Ctrl-C is the parent's to heed
+            child = Child(self._slots, index, self._child_limits, self._pipes, self._children.indexes)
             child.heed_eviction()
             self._let_go()
-            context = self._context if sock.family != socket.AF_UNIX else None
+            context = self._context if is_remote else None
             serve_connection(
                 child, sock, context, self._parts(child, application), self._hooks.on_tls_failure
             )
@@ -407,23 +428,13 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
                 sys.stderr.flush()
             os._exit(status)
 
-    def _make_child(self, index: int) -> Child:
-        settings = self._settings
-        limits = ChildLimits(
-            settings.max_long, settings.max_children * settings.keepalive_share_percent // 100
-        )
-        pipes = ServerPipes(self._retire[0], self._drain[0])
-        return Child(self._slots, index, limits, pipes, (*self._children.indexes(), index))
-
     def _let_go(self) -> None:
         """Close what belongs to the parent, so that a connection ends when its own child ends."""
-        self._listeners.close()
-        self._silent.let_go()
-        self._leaving.let_go()
-        self._epoll.close()
-        for fd in (*self._wakeup, self._drain[1], *self._retire[1:]):
+        for fd in self._parent_fds:
             with suppress(OSError):
                 os.close(fd)
+        self._silent.let_go()
+        self._leaving.let_go()
 
     def _parts(self, child: Child, application: Application) -> Parts:
         hooks, log = self._hooks, self._log

@@ -8,6 +8,7 @@ never turn a failure into an exit code 0 (safety §1.17).
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # typeshed knows `signal` only
 import os
 import select
 import signal
@@ -68,10 +69,15 @@ def seal_descriptors() -> None:
 
 def reset_child_signals() -> None:
     """Give a freshly forked child default signals; the first thing each does."""
-    signal.set_wakeup_fd(-1)
+    _signal.set_wakeup_fd(-1)
     for number in _CHILD_DEFAULT:
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        _signal.signal(number, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def set_handler(number: int, handler: Callable[[int, object], None] | None) -> None:
+    """As `signal.signal`, None to ignore; without its enums, which cost a forked child many copied pages."""
+    _signal.signal(number, _signal.SIG_IGN if handler is None else handler)
 
 
 def spawn(
