@@ -372,18 +372,38 @@ class Signer:
             self._log.warning("pair-reject", reqid=decision.id, reason=str(error))
 
     def _redeem(self, shown: ShownRequest, now: int) -> None:
-        """Approve a request that came with a pairing token, or refuse it. The token is used up first."""
+        """Approve a request that came with a pairing token, or refuse it.
+
+        The request is claimed first: another signer must not judge it by a token that this one is
+        using up. The token is used up before anything is signed.
+        """
         request = shown.request
         try:
-            token = self.tokens.find(request.hostname, request.proof, check_csr(request.csr).der, now)
-            if token is None:
-                self.deny(request.id, "the pairing token is not valid for this name now", by="token")
-            elif shown.is_registered or shown.is_revoked:
-                self.deny(request.id, "a pairing token never replaces a name", by="token")
-            elif self.tokens.consume(token):
-                self.approve(request.id, Approval(csr_digest=shown.csr_digest, by="token"))
+            self._claim(shown)
+            try:
+                objection = self._token_objection(shown, now)
+                if objection:
+                    self._refuse(request, shown.fingerprint, objection, "token")
+                    return
+                self._enrol(shown, Approval(by="token"), self._authority())
+            except BaseException:
+                self.queue.release(request.id)
+                raise
+            self._forget(request.id)
         except CtrlExecError as error:
             self._log.warning("pair-reject", agent=request.hostname, reqid=request.id, reason=str(error))
+
+    def _token_objection(self, shown: ShownRequest, now: int) -> str:
+        """Why the token does not let the agent in; empty when it does, and is used up by that."""
+        request = shown.request
+        token = self.tokens.find(request.hostname, request.proof, check_csr(request.csr).der, now)
+        if token is None:
+            return "the pairing token is not valid for this name now"
+        if shown.is_registered or shown.is_revoked:
+            return "a pairing token never replaces a name"
+        if request.is_legacy:
+            return "a pairing token does not go with a legacy request"
+        return "" if self.tokens.consume(token) else "the pairing token was used meanwhile"
 
     def _tidy(self, now: int) -> None:
         """Remove copies of requests that are gone, and tokens long past."""
