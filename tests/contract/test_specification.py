@@ -15,6 +15,7 @@ from ctrl_exec.api.inquiry import CREDENTIALS
 from ctrl_exec.api.routes import ROUTES
 from ctrl_exec.common import errors
 from ctrl_exec.common.answer import ERROR_WORDS
+from ctrl_exec.common.conversation import EvictedError
 from tests.support.contract import check_against, resolve, specification
 from tests.support.processes import ROOT
 
@@ -118,11 +119,12 @@ def all_errors() -> Iterator[errors.CtrlExecError]:
         errors.DeniedError: (3, "insufficient privilege"),
         errors.LockedError: ("deploy", ["db-01"]),
         errors.ProtocolError: (431, "too much"),
+        EvictedError: (),
     }
     waiting = [errors.CtrlExecError]
     while waiting:
         cls = waiting.pop()
-        waiting += cls.__subclasses__()
+        waiting += [each for each in cls.__subclasses__() if each.__module__.startswith("ctrl_exec")]
         if cls is errors.ThrottledError:
             yield errors.ThrottledError("wait", retry_after_s=7)
         else:
