@@ -24,6 +24,10 @@ else:
     Protocol = object
 
 _PATTERN_LIMIT = 320
+# nobody has been asked yet who the caller is: what its patterns make us look at is bounded, with
+# room for those that name many and leave most of them out again
+_LOOKS_A_HOST = 4
+_SPARE_LOOKS = 1000
 _RANGE = re.compile(r"([^\[\]]*)\[([0-9,-]{1,64})\]([^\[\]]*)", re.ASCII)
 _SPAN = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", re.ASCII)
 _TAG = re.compile(r"@([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.{0,128})", re.ASCII)
@@ -54,7 +58,8 @@ class Targets:
     """What the patterns stand for.
 
     `hosts` in the order asked, `unknown` as written, `expanded` whether a pattern was used,
-    `names` all of it as the auth hook sees it, `limit` how many may be meant at once.
+    `names` all of it as the auth hook sees it, `limit` how many may be meant at once, `is_cut`
+    whether the patterns were so many that not all were looked at.
     """
 
     hosts: tuple[Target, ...]
@@ -62,6 +67,7 @@ class Targets:
     expanded: bool
     names: tuple[str, ...]
     limit: int
+    is_cut: bool = False
 
     def require(self) -> tuple[Target, ...]:
         """The hosts, when all were known and they are not too many.
@@ -70,7 +76,7 @@ class Targets:
         """
         if self.unknown:
             raise UnknownAgentError(self.unknown)
-        if len(self.hosts) > self.limit:
+        if self.is_cut or len(self.hosts) > self.limit:
             raise InvalidInputError(f"more than {self.limit} hosts", field="hosts")
         return self.hosts
 
@@ -80,10 +86,10 @@ def resolve_targets(
 ) -> Targets:
     """What the patterns stand for in the registry; `default_port` replaces the recorded ports.
 
-    A pattern that alone means more than `limit` hosts is cut one above it, so that the work is
-    bounded and `Targets.require` still refuses.
+    A pattern that alone means more than `limit` hosts is cut one above it, and all of them at some
+    times the limit, so that the work is bounded and `Targets.require` still refuses.
 
-    Raises: InvalidInputError for bad syntax, or when one name is given two ports.
+    Raises: InvalidInputError for bad syntax, or when one name, registered or not, is given two ports.
     """
     if isinstance(patterns, str) or not patterns:
         raise InvalidInputError("expected at least one host", field="hosts")
@@ -192,8 +198,10 @@ class _Resolution:
     def __init__(self, agents: Agents, limit: int) -> None:
         self._agents = agents
         self._limit = limit
-        self._all: tuple[AgentRecord, ...] | None = None
-        self._wanted: dict[str, int | None] = {}
+        self._looks_left = limit * _LOOKS_A_HOST + _SPARE_LOOKS
+        self._by_tag: dict[tuple[str, str] | None, list[str]] | None = None
+        self._wanted: dict[str, None] = {}
+        self._ports: dict[str, int] = {}
         self._unknown: dict[str, None] = {}
         self._excluded: set[str] = set()
         self._records: dict[str, AgentRecord] = {}
@@ -208,30 +216,42 @@ class _Resolution:
             if pattern.excludes:
                 self._excluded.add(name)
             else:
-                self._want(name, pattern.port)
+                self._wanted[name] = None
 
     def _matches(self, pattern: _Pattern) -> list[str]:
         """The registered names meant; the others, or a tag nobody has, go to the unknown ones."""
         if pattern.names is None:
-            tagged = [record.hostname for record in self._tagged(pattern.tag)]
+            tagged = self._tagged(pattern.tag)
+            if not self._may_look(len(tagged) + 1):
+                return []
             if not tagged:
                 self._unknown[pattern.text] = None
             return tagged
         found = []
         for count, name in enumerate(pattern.names):
-            if count > self._limit:
+            if count > self._limit or not self._may_look():
                 break
+            self._note_port(name, pattern.port)
             if self._is_registered(name):
                 found.append(name)
             else:
                 self._unknown[name] = None
         return found
 
-    def _tagged(self, tag: tuple[str, str] | None) -> list[AgentRecord]:
-        if self._all is None:
-            self._all = self._agents.records()
-            self._records |= {record.hostname: record for record in self._all}
-        return [record for record in self._all if tag is None or tag in record.tags]
+    def _may_look(self, count: int = 1) -> bool:
+        """Take from what may be looked at; False when it is used up."""
+        self._looks_left -= count
+        return self._looks_left >= 0
+
+    def _tagged(self, tag: tuple[str, str] | None) -> list[str]:
+        if self._by_tag is None:
+            records = self._agents.records()
+            self._records |= {record.hostname: record for record in records}
+            self._by_tag = {None: [record.hostname for record in records]}
+            for record in records:
+                for each in record.tags:
+                    self._by_tag.setdefault(each, []).append(record.hostname)
+        return self._by_tag.get(tag, [])
 
     def _is_registered(self, name: str) -> bool:
         if name in self._records:
@@ -241,11 +261,10 @@ class _Resolution:
             self._records[name] = record
         return record is not None
 
-    def _want(self, name: str, port: int | None) -> None:
-        known = self._wanted.get(name)
-        if known is not None and port is not None and known != port:
+    def _note_port(self, name: str, port: int | None) -> None:
+        known = self._ports.setdefault(name, port) if port is not None else None
+        if known != port:
             raise InvalidInputError(f"{name} is named with two ports, {known} and {port}", field="hosts")
-        self._wanted[name] = port if known is None else known
 
     def finish(self, default_port: int | None) -> Targets:
         if not self._positive:
@@ -253,11 +272,14 @@ class _Resolution:
                 "only hosts to leave out were named: add @all or the hosts meant", field="hosts"
             )
         hosts = tuple(
-            Target(name, port or default_port or self._records[name].port, self._records[name])
-            for name, port in self._wanted.items()
+            Target(
+                name, self._ports.get(name) or default_port or self._records[name].port, self._records[name]
+            )
+            for name in self._wanted
             if name not in self._excluded
         )
         if not hosts and not self._unknown:
             self._unknown = dict.fromkeys(self._positive)
         names = (*(host.name for host in hosts), *self._unknown)
-        return Targets(hosts, tuple(self._unknown), self._expanded, names, self._limit)
+        is_cut = self._looks_left < 0
+        return Targets(hosts, tuple(self._unknown), self._expanded, names, self._limit, is_cut)
