@@ -73,12 +73,13 @@ SCRIPTS = {
 
 @value
 class DemoAgent:
-    """One agent of the demo: its name, where it listens, where it lives."""
+    """One agent of the demo: its name, where it listens, where it lives, which one it is."""
 
     name: str
     ip: str
     port: int
     conf: str
+    number: int
 
 
 class Demo:
@@ -186,7 +187,7 @@ def set_up(demo: Demo, count: int) -> list[DemoAgent]:
     for number in range(1, count + 1):
         ip = f"127.0.10.{number}"
         home = f"{demo.home}/demo-{number:02d}"
-        agent = DemoAgent(f"demo-{number:02d}", ip, free_port(ip, 7443), f"{home}/etc/agent.conf")
+        agent = DemoAgent(f"demo-{number:02d}", ip, free_port(ip, 7443), f"{home}/etc/agent.conf", number)
         demo.write(
             agent.conf, AGENT_CONF.format(name=agent.name, home=home, ip=ip, port=agent.port, number=number)
         )
@@ -217,7 +218,8 @@ def pair(demo: Demo, agents: list[DemoAgent]) -> None:
         code = waiting[0]["code"]
         demo.until(lambda name=log_name, code=code: code in demo.log(name), f"the same code at {agent.name}")  # type: ignore[misc]
         where = ("--ip", agent.ip, "--agent-port", str(agent.port), "--lookup-by", "ip")
-        demo.call("ctrl-exec", "approve", waiting[0]["id"], *where)
+        tags = ("--tags", f"env=demo,number={agent.number}")
+        demo.call("ctrl-exec", "approve", waiting[0]["id"], *where, *tags)
         demo.until(lambda pid=request: not demo.is_running(pid), f"the certificate of {agent.name}")  # type: ignore[misc]
         demo.output.line(f"  {agent.name}  paired, both sides showed {code}")
     demo.stop(pairing)
@@ -249,6 +251,7 @@ The fleet is up. In another terminal:
   {program} list-agents
   {program} ping --all
   {program} run demo-01 report
+  {program} run -t number=1 wait -- 3
   {program} run --all fail
 
   curl -s {url}/
@@ -261,6 +264,17 @@ The API lets everyone on this machine in (api_auth_default = allow); a real one 
 Logs: {demo.home}/log. Ctrl-C ends everything and removes the directory."""
     )
     output.stdout.flush()
+
+
+def as_document(demo: Demo, agents: list[DemoAgent]) -> dict[str, object]:
+    """Give where everything is, for a program that drives the demo."""
+    return {
+        "ok": True,
+        "config": demo.conf,
+        "api": f"http://127.0.0.1:{demo.api_port}",
+        "agents": [{"name": each.name, "ip": each.ip, "port": each.port} for each in agents],
+        "logs": f"{demo.home}/log",
+    }
 
 
 def execute_demo(context: Context, arguments: Arguments) -> int:
@@ -280,6 +294,8 @@ def execute_demo(context: Context, arguments: Arguments) -> int:
         pair(demo, agents)
         serve(demo, agents)
         show(demo)
+        context.output.answer(as_document(demo, agents), lambda: None)
+        context.output.flush()
         while not stopped and not arguments.flag("once"):
             signal.pause()
     except KeyboardInterrupt:

@@ -100,7 +100,7 @@ def check_record(dispatcher: Dispatcher, record: AgentRecord) -> Iterator[Findin
             remedy_for("expired", record.hostname),
         )
     elif left_days < SOON_DAYS:
-        remedy = f"`ctrl-exec ping {record.hostname}` as root renews it"
+        remedy = remedy_for("expired", record.hostname)
         yield Finding("warning", what, f"its certificate expires on {record.expiry}", remedy)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 EXIT_CODES: Mapping[int, str] = {
-    0: "every host succeeded",
+    0: "done; every host that was asked succeeded",
     1: "a host failed, was refused or is unknown, or the operation failed",
     2: "wrong usage or configuration",
     3: "authorisation denied",

@@ -39,8 +39,20 @@ def show_agents(context: Context, agents: list[dict[str, object]]) -> None:
         shown = ",".join(f"{key}={text}" for key, text in tags.items()) if isinstance(tags, dict) else ""
         state = "revoked" if agent["revoked"] else agent["serial_status"]
         address = f"{agent['ip'] or '-'}:{agent['port']}"
-        rows.append((agent["hostname"], address, agent["expiry"], state, agent["last_contact"] or "-", shown))
+        expiry = day_of(str(agent["expiry"]))
+        rows.append((agent["hostname"], address, expiry, state, agent["last_contact"] or "-", shown))
     context.output.table(("HOST", "ADDRESS", "EXPIRY", "STATE", "LAST CONTACT", "TAGS"), rows)
+
+
+def day_of(expiry: str) -> str:
+    """Give the day of a certificate's end, short enough for a narrow terminal; what is no time stays."""
+    from ctrl_exec.common.clock import parse_openssl_time
+    from ctrl_exec.common.errors import MessageError
+
+    try:
+        return f"{parse_openssl_time(expiry):%Y-%m-%d}"
+    except MessageError:
+        return expiry
 
 
 def execute_edit(context: Context, arguments: Arguments) -> int:

@@ -35,6 +35,10 @@ def test_the_demo_pairs_runs_shows_and_leaves_nothing(tmp_path: Path) -> None:
         )  # fmt: skip
         answer = json.loads(made.stdout)
         assert [(each["exit"], each["state"]) for each in answer["results"]] == [(3, "failed")] * 2
+        conf = re.search(r"CTRL_EXEC_CONFIG=(\S+)", said)
+        assert conf is not None
+        tagged = run("ctrl-exec", "--config", conf[1], "--json", "ping", "-t", "number=2")
+        assert [each["host"] for each in json.loads(tagged.stdout)["results"]] == ["demo-02"]
         assert demo.stop(signal.SIGINT) == 0
         assert not Path(home[1]).exists()
         left = subprocess.run(["pgrep", "-f", home[1]], capture_output=True, text=True, check=False)
@@ -43,6 +47,20 @@ def test_the_demo_pairs_runs_shows_and_leaves_nothing(tmp_path: Path) -> None:
 
 def _matching(text: str) -> str:
     return subprocess.run(["pgrep", "-f", text], capture_output=True, text=True, check=False).stdout
+
+
+def test_as_json_the_demo_says_where_everything_is(tmp_path: Path) -> None:
+    programs = Path(sys.executable).parent
+    if not (programs / "ctrl-exec-agent").exists():
+        pytest.skip("the programs are not installed (make install)")
+    env = {"TMPDIR": str(tmp_path), "PATH": f"{programs}:/usr/bin:/bin"}
+    made = run("ctrl-exec", "demo", "--agents", "1", "--once", "--json", env=env, timeout_s=120)
+    assert made.returncode == 0, made.stderr
+    found = json.loads(made.stdout)
+    assert found["ok"] is True
+    assert found["api"].startswith("http://127.0.0.1:")
+    assert found["config"].endswith("/ctrl-exec.conf")
+    assert [each["name"] for each in found["agents"]] == ["demo-01"]
 
 
 @pytest.mark.parametrize("count", ["0", "51", "many", "-1", "1.5"])

@@ -481,6 +481,7 @@ def test_the_registry_is_listed_edited_and_emptied(instance: Instance) -> None:
     shown = instance.run("list-agents").stdout
     assert "web-01  192.0.2.9:8443" in shown
     assert "dc=x1,env=prod" in shown
+    assert "GMT" not in shown  # the day is enough, and leaves room for the rest on 80 columns
     for words, code in (
         (("edit-agent", "web-01"), 2), (("edit-agent", "web-01", "--tags", "junk"), 2),
         (("edit-agent", "nobody", "--ip", "192.0.2.1"), 1), (("edit-agent", "web-01", "--ip", "junk"), 2),
