@@ -84,4 +84,6 @@ def _headers(error: errors.CtrlExecError) -> tuple[tuple[str, str], ...]:
         return (("Allow", ", ".join(error.allow)),)
     if isinstance(error, (errors.BusyError, errors.ThrottledError)):
         return (("Retry-After", str(error.retry_after_s)),)
+    if isinstance(error, errors.ProtocolError) and error.status == 503:
+        return (("Retry-After", "1"),)
     return ()
