@@ -10,7 +10,7 @@ import os
 import sys
 
 from ctrl_exec.common.errors import CertificateError, ConfigError, CtrlExecError, UsageError
-from ctrl_exec.common.process import use_default_sigchld
+from ctrl_exec.common.process import seal_descriptors, use_default_sigchld
 from ctrl_exec_agent.generation import PROGRAM, Source
 
 TYPE_CHECKING = False
@@ -24,6 +24,7 @@ _UMASK = 0o027
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit code."""
     use_default_sigchld()
+    seal_descriptors()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if "serve" in arguments:

@@ -6,6 +6,7 @@ Owns the staged certificate. The key never changes here: a certificate for anoth
 from __future__ import annotations
 
 import os
+import ssl
 
 from ctrl_exec.common import files
 from ctrl_exec.common.certificate import SERVER_AUTH, parse_certificate, pem_to_der
@@ -71,18 +72,29 @@ def stage(config: AgentConfig, pem: str) -> Certificate:
 
     Raises: CertificateError naming what is wrong; StorageError.
     """
+    pem = only_certificate(pem)
     certificate = check_renewed(config, pem)
     files.write_atomic(config.staging_path, pem.encode("ascii"), CERTIFICATE_MODE)
     return certificate
 
 
-def check_renewed(config: AgentConfig, pem: str) -> Certificate:
-    """The certificate in the PEM text, if it may take the place of ours.
+def only_certificate(pem: str) -> str:
+    """The first certificate in the PEM text, written anew and without what stands around it.
 
-    Raises: CertificateError naming what is wrong; StorageError if ours can't be read.
+    Openssl knows more names for one than we do: of a text with several it would check, or load, another.
+
+    Raises: CertificateError if there is none.
     """
     if len(pem) > LIMIT_BYTES or not pem.isascii():
         raise CertificateError("the certificate is no PEM text of at most 64 KiB")
+    return ssl.DER_cert_to_PEM_cert(pem_to_der(pem))
+
+
+def check_renewed(config: AgentConfig, pem: str) -> Certificate:
+    """The certificate in the PEM text (of `only_certificate`), if it may take the place of ours.
+
+    Raises: CertificateError naming what is wrong; StorageError if ours can't be read.
+    """
     certificate = parse_certificate(pem_to_der(pem))
     if certificate.fingerprint != load_certificate(config.cert_path).fingerprint:
         raise CertificateError("the certificate is for another key")
@@ -119,6 +131,7 @@ def promote(config: AgentConfig) -> Certificate:
         about = os.stat(config.cert_path)
     except FileNotFoundError as error:
         raise StorageError("no certificate is staged", path=config.staging_path) from error
+    pem = only_certificate(pem)
     certificate = check_renewed(config, pem)
     owner = (about.st_uid, about.st_gid) if os.geteuid() == 0 else None
     files.write_atomic(config.cert_path, pem.encode("ascii"), about.st_mode & 0o777, owner=owner)

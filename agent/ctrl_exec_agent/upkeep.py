@@ -91,6 +91,7 @@ class Upkeep:
             if self._parts.config.allow_bare_serial:
                 return
             raise CertificateError("cert: required; a bare serial is taken with allow_bare_serial = yes only")
+        pem = renewal.only_certificate(pem)
         certificate = parse_certificate(pem_to_der(pem))
         if certificate.serial != serial:
             raise CertificateError("the certificate has another serial")

@@ -15,7 +15,7 @@ from ctrl_exec.api.throttle import Throttle
 from ctrl_exec.common.errors import CertificateError, ConfigError, CtrlExecError, ProgramError, UsageError
 from ctrl_exec.common.http import ForkingServer, ServerHooks, ServerSettings, Timing
 from ctrl_exec.common.log import Log
-from ctrl_exec.common.process import detach, drop_privileges, use_default_sigchld
+from ctrl_exec.common.process import detach, drop_privileges, seal_descriptors, use_default_sigchld
 from ctrl_exec.common.tls import server_context
 from ctrl_exec.config import load_config
 from ctrl_exec.operations.status import recover
@@ -43,6 +43,7 @@ _TICKETS = 1
 def main(words: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; gives the exit code."""
     use_default_sigchld()
+    seal_descriptors()
     try:
         path, answer = _read_words(list(sys.argv[1:] if words is None else words))
     except UsageError as error:

@@ -196,10 +196,11 @@ def run_command(
     from ctrl_exec.cli.arguments import option_table, parse
     from ctrl_exec.cli.command import GLOBAL_OPTIONS
     from ctrl_exec.cli.context import Context
-    from ctrl_exec.common.process import use_default_sigchld
+    from ctrl_exec.common.process import seal_descriptors, use_default_sigchld
 
     # an inherited SIG_IGN would turn a denying hook into an allowing one (safety §1.17)
     use_default_sigchld()
+    seal_descriptors()
     command = load_command(name)
     arguments = parse(words, command, option_table(GLOBAL_OPTIONS + command.options))
     if arguments.flag("version"):

@@ -56,7 +56,9 @@ def _escape(char: str) -> str:
         return "\\n"
     if char.isprintable():
         return char
-    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
+    # a byte that was no text came in as one of these; any other half of a pair is as JSON carried it
+    errors = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", errors))
 
 
 class Log:

@@ -18,7 +18,14 @@ from ctrl_exec.common import files
 from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.errors import ConfigError, CtrlExecError, StorageError, UsageError
 from ctrl_exec.common.log import Log
-from ctrl_exec.common.process import drop_privileges, end_group, fork_child, use_default_sigchld, wait_status
+from ctrl_exec.common.process import (
+    drop_privileges,
+    end_group,
+    fork_child,
+    seal_descriptors,
+    use_default_sigchld,
+    wait_status,
+)
 from ctrl_exec.common.service_notify import ServiceNotify
 from ctrl_exec.config import load_config
 from ctrl_exec.dispatcher import open_dispatcher
@@ -47,6 +54,7 @@ _METRICS_MODE = 0o640
 def main(words: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT; SIGHUP re-reads the configuration."""
     use_default_sigchld()
+    seal_descriptors()
     given = list(sys.argv[1:] if words is None else words)
     try:
         path, answer = _read_words(given)
