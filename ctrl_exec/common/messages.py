@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+from contextlib import suppress
 
 from ctrl_exec.common.errors import MessageError
 from ctrl_exec.common.names import check_reqid, check_script
@@ -140,15 +141,19 @@ def encode_run(command: RunCommand) -> bytes:
         ("async" if each.name == "is_async" else each.name): getattr(command, each.name)
         for each in fields(command)
     }
-    return encode(shown)
+    return encode(shown, is_compact=True)
 
 
-def encode(document: dict[str, Any]) -> bytes:
-    """Compact JSON of the document without its None values, as UTF-8.
+def encode(document: dict[str, Any], *, is_compact: bool = False) -> bytes:
+    """JSON of the document without its None values, in ASCII; with `is_compact` in UTF-8.
 
-    Lone surrogates, which JSON can carry and UTF-8 can't, stay escapes.
+    An escape takes up to three times the bytes of its letter: the longest arguments that are allowed
+    would exceed what an agent reads. Lone surrogates, which JSON can carry and UTF-8 can't, stay escapes.
     """
     kept = {key: each for key, each in document.items() if each is not None}
+    if is_compact:
+        with suppress(UnicodeEncodeError):
+            return json.dumps(kept, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     return json.dumps(kept, separators=(",", ":")).encode("ascii")
 
 
