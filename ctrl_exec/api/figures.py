@@ -6,6 +6,8 @@ Owns the layout and the counting. A child counts in its own row; the server fold
 from __future__ import annotations
 
 from ctrl_exec.common.messages import STATES
+from ctrl_exec.services.records import MODES
+from ctrl_exec.services.records import STATES as RUN_STATES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +22,8 @@ HTTP_STATUSES = (
 
 BUCKETS_MS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000)
 HOOK_OUTCOMES = ("allowed", "denied", "bad credentials", "insufficient privilege", "timeout")
-RUN_MODES = ("sync", "async")
+RUN_KINDS = tuple((mode, state) for mode in MODES for state in RUN_STATES)
+"""Mode and state of a run, as it was answered for."""
 
 
 class Layout:
@@ -34,7 +37,7 @@ class Layout:
         self.hooks = self.buckets + len(BUCKETS_MS) + 1
         self.hook_us = self.hooks + len(HOOK_OUTCOMES)
         self.runs = self.hook_us + 1
-        self.hosts = self.runs + len(RUN_MODES)
+        self.hosts = self.runs + len(RUN_KINDS)
         self.lock_conflicts = self.hosts + len(STATES)
         self.count = self.lock_conflicts + 1
 
@@ -70,9 +73,9 @@ class Figures:
         child.count(layout.hook_us, round(verdict.elapsed_s * 1e6))
 
     def note_run(self, report: RunReport) -> None:
-        """One run answered for, with the states its hosts were in then."""
+        """One run answered for, with the states it and its hosts were in then."""
         layout, child = self.layout, self._child
-        child.count(layout.runs + RUN_MODES.index(report.mode))
+        child.count(layout.runs + RUN_KINDS.index((report.mode, report.state)))
         for state, count in report.counts.items():
             child.count(layout.hosts + STATES.index(state), count)
 

@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 
 import ctrl_exec
-from ctrl_exec.api.figures import BUCKETS_MS, HOOK_OUTCOMES, HTTP_STATUSES, RUN_MODES
+from ctrl_exec.api.figures import BUCKETS_MS, HOOK_OUTCOMES, HTTP_STATUSES, RUN_KINDS
 from ctrl_exec.common.certificate import parse_certificate, pem_to_der
 from ctrl_exec.common.clock import parse_openssl_time
 from ctrl_exec.common.errors import CtrlExecError
@@ -115,8 +115,11 @@ def _counters(page: Page, layout: Layout, totals: list[int]) -> None:
         [({}, totals[layout.hook_us] / 1e6)],
     )  # fmt: skip
     page.figure(
-        "runs_total", "counter", "Runs answered for, by mode.",
-        (({"mode": mode}, totals[layout.runs + place]) for place, mode in enumerate(RUN_MODES)),
+        "runs_total", "counter", "Runs by their mode and their state when they were answered.",
+        (
+            ({"mode": mode, "state": state}, totals[layout.runs + place])
+            for place, (mode, state) in enumerate(RUN_KINDS)
+        ),
     )  # fmt: skip
     page.figure(
         "run_hosts_total", "counter", "Hosts of runs by their state when the run was answered.",
