@@ -44,6 +44,7 @@ ANSWER_KEPT_S = 600.0
 NONCE_KEPT_S = 3600.0
 CLAIM_KEPT_S = 120.0  # a claim this old has lost its signer
 HEARTBEAT_S = 15.0
+MOST_NUMBER = 1 << 37  # of any kind: beyond it no clock and no calendar can be asked
 FOLDERS = ("incoming", "requests", "claimed", "answers", "decisions", "nonces")
 QUEUE_FULL = "pairing queue full"
 _NONCE = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
@@ -133,9 +134,10 @@ def _decode(cls: type[T], content: bytes) -> T:
         default = None if each.is_required else each.initial()
         if default is None and each.name not in document:
             raise InvalidInputError(f"{each.name}: required", field=each.name)
-        made[each.name] = read(
-            document, each.name, default if default is not None else _zero(each.annotation)
-        )
+        given = read(document, each.name, default if default is not None else _zero(each.annotation))
+        if isinstance(given, int) and not 0 <= given <= MOST_NUMBER:
+            raise InvalidInputError(f"{each.name}: out of range", field=each.name)
+        made[each.name] = given
     return cls(**made)
 
 

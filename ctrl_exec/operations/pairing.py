@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 COPY_MODE = 0o600
 SIGNER_SEEN_S = 900
+BEAT_S = 5.0
 RELAY_WARNING = "its code does not protect against a relay in the middle"
 
 
@@ -149,6 +150,7 @@ class Signer:
         self.queue = open_queue(config)
         self.registry = open_registry(config)
         self.tokens = open_tokens(config)
+        self._beat_due = 0.0
 
     # Showing
 
@@ -348,7 +350,9 @@ class Signer:
     def turn(self) -> None:
         """Do what needs no person: say that a signer lives, queued decisions, tokens, tidying up."""
         now = int(time.time())
-        if now - self.queue.last_beat() >= 5:
+        # by a clock of our own: what the queue says of the last beat, others may write
+        if clock.monotonic() >= self._beat_due:
+            self._beat_due = clock.monotonic() + BEAT_S
             self.queue.beat(now)
             self.queue.purge(now)
             self._tidy(now)
