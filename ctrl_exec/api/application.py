@@ -53,7 +53,7 @@ class Application:
         self.log = log
         self.dispatcher = open_dispatcher(config, log, environment=environment, on_verdict=self._note_verdict)
         self._router = Router(ROUTES)
-        self._enabled = frozenset(enabled_routes(config))
+        self._enabled = frozenset(route.name for route in enabled_routes(config))
         self._throttle = throttle
         self._figures: Figures | None = None
         self._route = _NO_ROUTE
@@ -97,7 +97,7 @@ class Application:
     def _match(self, request: Request) -> Match:
         try:
             match = self._router.match(request.method, request.path)
-            if match.route not in self._enabled:
+            if match.route.name not in self._enabled:
                 raise NotFoundError(f"{match.route.pattern} is off (pairing_api_approve)")
             return match
         except (NotFoundError, MethodNotAllowedError) as error:
