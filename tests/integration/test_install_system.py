@@ -97,7 +97,7 @@ def test_a_dispatcher_is_installed_and_works_as_its_service_user(tmp_path: Path)
     for line in (
         "750 root:ctrl-exec /etc/ctrl-exec",
         "640 root:ctrl-exec /etc/ctrl-exec/ctrl-exec.conf",
-        "750 ctrl-exec:ctrl-exec /var/lib/ctrl-exec",
+        "1770 root:ctrl-exec /var/lib/ctrl-exec",
         "750 root:ctrl-exec /var/lib/ctrl-exec/agents",
         "2770 ctrl-exec:ctrl-exec /var/lib/ctrl-exec/locks",
         "2770 ctrl-exec:ctrl-exec /var/lib/ctrl-exec/runs",
