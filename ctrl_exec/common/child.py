@@ -170,6 +170,8 @@ def serve_connection(
 ) -> None:
     """Carry the connection from handshake to close; sets the child's exit status."""
     connection = Connection(sock)
+    if not connection.remote_ip:  # it was reset before we looked: nobody to judge, nobody to answer
+        return
     connection.on_wait = child.is_waiting
     may_linger = False
     try:

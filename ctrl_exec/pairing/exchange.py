@@ -170,7 +170,11 @@ class PairingApplication:
         if request.method != "POST":
             document = error_document(INVALID_REQUEST, f"pairing is POST {PATH}")
             return json_response(405, document, (("Allow", "POST"),))
-        self._pair(request, child)
+        try:
+            self._pair(request, child)
+        except OSError as error:  # nobody is left to be answered
+            reason = f"the agent went away ({error.strerror or type(error).__name__})"
+            self._log.info("pair-reject", peer=request.remote_ip, reason=reason)
         return None
 
     def _pair(self, request: Request, child: Child) -> None:
