@@ -45,6 +45,9 @@ def approve(inquiry: Inquiry) -> Response:
         raise ConflictError(
             f"{shown.request.hostname} is already registered; only the CLI can replace a name"
         )
+    if shown.request.is_legacy or shown.is_revoked:
+        why = "its key was revoked" if shown.is_revoked else "it pairs in the legacy way, without a safe code"
+        raise ConflictError(f"{shown.request.hostname} cannot be approved here: {why}; see ctrl-exec approve")
     if code != shown.code:
         raise ConflictError("the code is not this request's: deny it unless the agent shows another one")
     return _queue(inquiry, shown, "approve", code=code)

@@ -65,11 +65,8 @@ def start_run(inquiry: Inquiry) -> Response:
     """`POST /run`."""
     request = decode_run_request(inquiry.document)
     try:
-        if request.is_async:
-            report = run(inquiry.dispatcher, inquiry.caller, request)
-        else:
-            with SyncRun(inquiry.child, inquiry.request.connection) as interrupt:
-                report = run(inquiry.dispatcher, inquiry.caller, request, interrupt=interrupt)
+        with Wait(inquiry.child, inquiry.request.connection) as interrupt:
+            report = run(inquiry.dispatcher, inquiry.caller, request, interrupt=interrupt)
     except LockedError:
         inquiry.figures.note_lock_conflict()
         raise
@@ -90,11 +87,12 @@ def show_status(inquiry: Inquiry) -> Response:
     return json_response(200, status(inquiry.dispatcher, inquiry.caller, reqid).status_json())
 
 
-class SyncRun:
-    """A sync run's reasons to stop waiting: the client hung up, the drain is over, no room for it.
+class Wait:
+    """The reasons to stop waiting for hosts or locks: the client hung up, the drain is over, no room.
 
     After a second it counts as long; where there are as many long ones as may be, it is let go of
-    like one whose client hung up: it goes on detached, and the answer says what is known.
+    like one whose client hung up: a run goes on detached, and the answer says what is known; one that
+    waits for locks, async or not, has not got them.
     """
 
     def __init__(self, child: Child, connection: Connection) -> None:

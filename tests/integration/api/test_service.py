@@ -116,6 +116,47 @@ def test_long_runs_leave_room_for_short_requests(fleet: Fleet) -> None:
     assert figures(fleet)["ctrl_exec_long_requests"] == 0
 
 
+def test_waiting_for_a_lock_is_long_for_an_async_run_too(own_fleet: Fleet, gate: Path) -> None:
+    """Who waits for a lock is no short request, and gives way where there are enough of them."""
+    own_fleet.write_conf({"api_max_children": 4, "api_max_long": 1})
+    own_fleet.start_api()
+    wish: dict[str, object] = {"hosts": ["host-a"], "script": "gate", "args": [str(gate)], "async": True}
+    assert own_fleet.http("POST", "/run", wish).status == 202
+    answers: list[Answer] = []
+    waiting = threading.Thread(
+        target=lambda: answers.append(own_fleet.http("POST", "/run", wish | {"lock_wait": 60}))
+    )
+    waiting.start()
+    eventually(lambda: figures(own_fleet)["ctrl_exec_long_requests"] == 1)
+    refused = own_fleet.http("POST", "/run", wish | {"lock_wait": 60})
+    assert (refused.status, refused.json["conflicts"]) == (409, ["host-a"])
+    assert not answers
+    assert own_fleet.http("GET", "/health").status == 200
+    gate.touch()
+    waiting.join(60)
+    assert answers[0].status == 202
+    assert figures(own_fleet)["ctrl_exec_long_requests"] == 0
+
+
+def test_a_connection_is_kept_for_as_many_requests_as_the_settings_say(own_fleet: Fleet) -> None:
+    """One by default; with `api_keepalive_requests` more, the last one closing."""
+
+    def answered(count: int) -> list[str]:
+        request = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", own_fleet.api_port), 20) as sock:
+            sock.sendall(request * count)
+            text = read_all(sock).decode()
+        return re.findall(r"^Connection: (.+?)\r$", text, re.MULTILINE)
+
+    own_fleet.start_api()
+    assert answered(2) == ["close"]
+    assert own_fleet.api is not None
+    own_fleet.api.stop()
+    own_fleet.write_conf({"api_keepalive_requests": 3})
+    own_fleet.start_api()
+    assert answered(4) == ["keep-alive", "keep-alive", "close"]
+
+
 def test_the_docs_page_loads_nothing_from_elsewhere(fleet: Fleet) -> None:
     page = fleet.http("GET", "/docs")
     text = page.body.decode()
@@ -163,6 +204,18 @@ def test_a_pairing_request_is_decided_over_the_api(fleet: Fleet) -> None:
     names: Any = fleet.http("GET", "/agents").json
     assert "host-c" in [each["hostname"] for each in names["agents"]]
     assert "host-d" not in [each["hostname"] for each in names["agents"]]
+
+
+def test_an_older_agent_is_not_approved_over_the_api(fleet: Fleet) -> None:
+    """Its code protects against nobody in the middle: that takes a person and `approve --legacy`."""
+    agent = fleet.new_agent("host-old")
+    with fleet.pairing_mode(), fleet.request_pairing(agent, "--legacy") as request:
+        waiting = fleet.waiting_request("host-old")
+        refused = fleet.http("POST", f"/pairing/{waiting['id']}/approve", {"code": waiting["code"]})
+        assert refused.status == 409
+        assert "legacy" in str(refused.json["detail"])
+        assert fleet.http("POST", f"/pairing/{waiting['id']}/deny").status == 202
+        assert request.process.wait(30) != 0
 
 
 def over_tls(port: int, context: ssl.SSLContext, path: str = "/health") -> bytes:
