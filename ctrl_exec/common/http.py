@@ -355,12 +355,18 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
     def _turn_away(self, sock: socket.socket, address: object, reason: str) -> None:
         """Answer 503 without a child; over TLS one of few children that do nothing else does it."""
         self._refused[reason] = self._refused.get(reason, 0) + 1
-        if self._context is not None and isinstance(address, tuple):
-            if self._children.refuser_count() < max(4, self._settings.max_children // 8):
-                self._fork(sock, address, lambda *_: self._hooks.refuse(503, reason))
-            else:
-                sock.close()
-            return
+        if not self._is_tls(address):
+            self._say_no_room(sock, address, reason)
+        elif self._children.refuser_count() < max(4, self._settings.max_children // 8):
+            self._fork(sock, address, lambda *_: self._hooks.refuse(503, reason))
+        else:
+            sock.close()
+
+    def _is_tls(self, address: object) -> bool:
+        return self._context is not None and isinstance(address, tuple)
+
+    def _say_no_room(self, sock: socket.socket, address: object, reason: str) -> None:
+        """Answer 503 from here, without waiting, and see the client off."""
         answer = encode_whole(self._hooks.refuse(503, reason), new_reqid())
         try:
             sock.recv(65536)  # an unread request would turn the close into a reset
@@ -394,11 +400,12 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
             pid = os.fork()
         except OSError as error:
             self._slots.release(index)
-            self._log.error(f"{self._settings.log_prefix}overload", error=f"cannot fork: {error.strerror}")
-            with suppress(OSError):
-                if self._context is None or not isinstance(address, tuple):
-                    sock.send(encode_whole(self._hooks.refuse(503, "no room for a process"), new_reqid()))
-            sock.close()
+            reason = f"cannot fork: {error.strerror}"
+            self._refused[reason] = self._refused.get(reason, 0) + 1
+            if self._is_tls(address):
+                sock.close()
+            else:
+                self._say_no_room(sock, address, "no room for a process")
             return
         if pid == 0:
             self._be_child(sock, index, isinstance(address, tuple), instead or self._application)

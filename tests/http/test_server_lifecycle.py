@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -164,24 +165,28 @@ def test_half_open_handshakes_never_take_all_children(secure: Server, ca: TestCA
         sock.close()
 
 
-def test_ten_thousand_requests_leave_the_parent_as_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "count",
+    [10_000, pytest.param(100_000, marks=[pytest.mark.long, pytest.mark.timeout(1200)])],
+)
+def test_ten_thousand_requests_leave_the_parent_as_it_was(tmp_path: Path, count: int) -> None:
     with Server(tmp_path) as server:
 
-        def ask_many(count: int) -> None:
-            for _ in range(count):
+        def ask_many(each: int) -> None:
+            for _ in range(each):
                 assert server.ask(request("/x")).startswith(b"HTTP/1.1 200")
 
-        def by_four(each: int) -> None:
-            threads = [threading.Thread(target=ask_many, args=(each,)) for _ in range(4)]
+        def by_four(total: int) -> None:
+            threads = [threading.Thread(target=ask_many, args=(total // 4,)) for _ in range(4)]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
 
-        by_four(250)
+        by_four(1000)
         server.settle()
         memory, descriptors = rss_kib(server.pid), fd_count(server.pid)
-        by_four(2250)
+        by_four(count - 1000)
         server.settle()
         assert rss_kib(server.pid) - memory < 1024
         assert fd_count(server.pid) == descriptors
@@ -352,8 +357,6 @@ def test_a_socket_handed_over_by_the_service_manager_is_used(tmp_path: Path) -> 
 
 
 def test_the_parent_survives_having_no_descriptors_left(tmp_path: Path) -> None:
-    import resource
-
     with Server(tmp_path) as server:
         before = fd_count(server.pid)
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (before + 4, 4096))
@@ -362,6 +365,23 @@ def test_the_parent_survives_having_no_descriptors_left(tmp_path: Path) -> None:
         for sock in silent:
             sock.close()
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (1024, 4096))
+        eventually(server.is_served)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user to be: root has no such limit")
+def test_without_room_for_a_process_clients_are_told_and_it_passes(tmp_path: Path) -> None:
+    with Server(tmp_path, user=65533) as server:
+        assert server.get("/x")
+        server.settle()
+        server.process.send_signal(signal.SIGUSR2)
+        eventually(lambda: b"no room for a process" in server.ask(request("/x")))
+        for _ in range(3):
+            answer = server.ask(request("/x"))
+            assert answer.startswith(b"HTTP/1.1 503")
+            assert b"no room for a process" in answer
+        server.wait_for('ACTION=overload COUNT=[0-9]+ REASON="cannot fork: ')
+        server.process.send_signal(signal.SIGUSR2)
         eventually(server.is_served)
 
 

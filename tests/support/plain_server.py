@@ -3,7 +3,8 @@
     python -m tests.support.plain_server '{"max_children": 8, "tls": ["crt", "key", "ca"], …}'
 
 logs `ACTION=start ADDRESS=…` to stderr. Keys of the JSON are those of `ServerSettings`, `Timing` and
-`ParserLimits`, and `tls`, `reload_file` (its text is served at `/reloaded`; "bad" refuses a reload).
+`ParserLimits`, and `tls`, `reload_file` (its text is served at `/reloaded`; "bad" refuses a reload),
+`user` (the uid to become). SIGUSR2 takes the room for more processes away, and gives it back.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -128,6 +130,11 @@ PATHS: dict[str, Callable[[Request, Child], Response | None]] = {
 }  # fmt: skip
 
 
+def toggle_room_for_processes() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    resource.setrlimit(resource.RLIMIT_NPROC, (hard if soft == 1 else 1, hard))
+
+
 def main(options: dict[str, Any]) -> None:
     if options.get("ignore_sigchld"):
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -172,6 +179,10 @@ def main(options: dict[str, Any]) -> None:
     if "tls" in options:
         crt, key, ca = options["tls"]
         tls = lambda: server_context(crt, key, client_ca=ca)  # noqa: E731
+    if "user" in options:
+        os.setgroups([])
+        os.setuid(options["user"])
+    signal.signal(signal.SIGUSR2, lambda *_: toggle_room_for_processes())
     server = ForkingServer(settings, application, tls=tls, log=log, hooks=hooks, environment=os.environ)
     server.serve()
     log.info("end")
