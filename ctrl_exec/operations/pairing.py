@@ -359,9 +359,10 @@ class Signer:
         if self._config.pairing_api_approve:  # else nobody but a signer may decide
             for decision in self.queue.take_decisions():
                 self._carry_out(decision)
-        for shown in self.requests():
-            if shown.request.proof:
-                self._redeem(shown, now)
+        for request in self.queue.waiting():
+            if request.proof:
+                with suppress(CertificateError, InvalidInputError):
+                    self._redeem(self._show(request), now)
 
     def _carry_out(self, decision: QueuedDecision) -> None:
         by = decision.by or "api"
