@@ -136,7 +136,7 @@ def _write(
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"results{ending}.json"
     found: dict[str, Any] = {"environment": about, "rows": [row.as_json() for row in rows], "curves": curves}
-    if not ending and not is_whole:
+    if not ending and not is_whole and path.exists():
         found = merged(json.loads(path.read_text()), found)
     for status in ("missed", "not built yet", "skipped", FAILED):
         found[status.replace(" ", "_")] = [
