@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 KEY_MODE = 0o600
 CERTIFICATE_MODE = 0o644
-API_KEY_MODE = 0o640
 ETC_MODE = 0o750
 # root's own, where the service may make files but neither move nor remove what root made
 STATE_MODE = 0o1770
@@ -162,7 +161,8 @@ def setup_api(config: Config) -> ApiSetup:
     issued = _authority(config).issue_server(
         spki_of_key(key_pem), *_own_names(config), days=DISPATCHER_DAYS, now=clock.utc_now()
     )
-    files.write_atomic(key_path, key_pem, API_KEY_MODE, owner=owners_of(config).trusted)
+    # the service user's alone: people are made members of its group to use the API's socket
+    files.write_atomic(key_path, key_pem, KEY_MODE, owner=owners_of(config).service)
     files.write_atomic(certificate_path, issued.pem.encode("ascii"), CERTIFICATE_MODE)
     return ApiSetup(True, certificate_path, key_path)
 

@@ -193,7 +193,7 @@ def test_the_token_hook_lets_the_shown_token_in_and_nobody_else(instance: Instan
     etc = instance.home / "etc"
     assert mode(etc / "auth-hook") == 0o755
     assert mode(etc / "auth-tokens") == 0o640
-    assert mode(etc / "api.key") == 0o640
+    assert mode(etc / "api.key") == 0o600
     assert mode(etc / "api.crt") == 0o644
     assert done["token"] not in (etc / "auth-tokens").read_text()
     config = instance.config
@@ -567,7 +567,7 @@ def test_what_root_sets_up_has_the_owners_of_the_contract(shared: Instance) -> N
     assert about(etc / "identity") == (0, NOBODY, 0o750)
     assert about(etc / "auth-hook") == (0, 0, 0o755)
     assert about(etc / "auth-tokens") == (0, NOBODY, 0o640)
-    assert about(etc / "api.key") == (0, NOBODY, 0o640)
+    assert about(etc / "api.key") == (NOBODY, NOBODY, 0o600)
     assert about(state) == (0, NOBODY, 0o1770)
     assert about(state / "agents") == (0, NOBODY, 0o750)
     for folder in ("pairing", "locks", "runs", "runs/done", "state"):
