@@ -196,6 +196,15 @@ def test_a_pairing_request_is_decided_over_the_api(fleet: Fleet) -> None:
         assert fleet.http("POST", f"{path}/approve", {"code": wrong}).status == 409
         assert fleet.http("POST", "/pairing/aaaaaaaaaaaaaaaa/approve", {"code": wrong}).status == 404
         assert fleet.http("POST", "/pairing/..%2f/deny").status == 404
+        assert fleet.http("POST", f"{path}/deny", {"reason": "a\nb"}).status == 400
+        replacing = fleet.new_agent("host-a-again")
+        replacing.conf.write_text(
+            replacing.conf.read_text().replace("hostname = host-a-again", "hostname = host-a")
+        )
+        with fleet.request_pairing(replacing):
+            taken = fleet.waiting_request("host-a")
+            answer = fleet.http("POST", f"/pairing/{taken['id']}/approve", {"code": taken["code"]})
+            assert (answer.status, answer.json["error"]) == (409, "conflict")
         assert fleet.http("POST", f"{path}/approve", {"code": waiting["code"]}).status == 202
         assert request.process.wait(30) == 0, request.log()
         assert fleet.http("POST", f"/pairing/{refused['id']}/deny", {"reason": "not ours"}).status == 202
