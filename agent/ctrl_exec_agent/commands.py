@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ctrl_exec_agent.runner import Outcome
 
 EXIT_TIMED_OUT = 124
+LATER = "executor"  # a command of the product that this version does not have
 
 
 @value
@@ -54,6 +55,17 @@ class Context:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}\ntry: {self.prog} --help")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Name the nearest choice where there is one, instead of all of them."""
+        if action.choices is not None and value not in action.choices:
+            if value == LATER:
+                raise argparse.ArgumentError(None, f"{value} is not part of version {ctrl_exec.__version__}")
+            import difflib
+
+            near = difflib.get_close_matches(str(value), [str(each) for each in action.choices], n=1)
+            known = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(action.choices)}"
+            raise argparse.ArgumentError(None, f"{value!r} is not known; {known}")
 
 
 def execute(arguments: Sequence[str], environment: Mapping[str, str], serve: Callable[[Source], int]) -> int:
@@ -141,7 +153,9 @@ def _add_pairing(commands: Any) -> None:
         "--ip", metavar="ADDRESS", help="the address to be dialled at, if not the calling one"
     )
     pairing.add_argument("--legacy", action="store_true", help="accept an older dispatcher, open to a relay")
-    pairing.add_argument("--timeout", type=int, default=600, metavar="SECONDS", help="how long to wait")
+    pairing.add_argument(
+        "--timeout", type=int, default=600, metavar="SECONDS", help="how long to wait (default: 600)"
+    )
     pairing.set_defaults(execute=_request_pairing)
 
 

@@ -11,6 +11,7 @@ import sys
 
 from ctrl_exec.common.errors import CertificateError, ConfigError, CtrlExecError, UsageError
 from ctrl_exec.common.process import seal_descriptors, use_default_sigchld
+from ctrl_exec.common.settings import NO_SUCH_FILE
 from ctrl_exec_agent.generation import PROGRAM, Source
 
 TYPE_CHECKING = False
@@ -85,4 +86,9 @@ def _fail(error: CtrlExecError, code: int, arguments: list[str]) -> int:
 
         print(json.dumps({"ok": False, "error": str(error)}))
     print(f"{PROGRAM}: {error}", file=sys.stderr)
+    if isinstance(error, ConfigError) and error.detail == NO_SUCH_FILE:
+        print(
+            "`make install-system ROLE=agent` makes the system's; --config FILE names another",
+            file=sys.stderr,
+        )
     return code

@@ -69,11 +69,14 @@ def examine_all(context: Context, is_local: bool) -> Iterator[Finding]:
     from ctrl_exec.cli import doctor
     from ctrl_exec.cli.findings import Finding
     from ctrl_exec.common.errors import ConfigError
+    from ctrl_exec.common.settings import NO_SUCH_FILE
 
     yield from doctor.check_file(context.config_path)
     try:
         config = context.config
     except ConfigError as error:
+        if error.detail == NO_SUCH_FILE:  # that was said just now
+            return
         yield Finding(
             "problem", "configuration", str(error), "correct it; `ctrl-exec check-config` checks it again"
         )

@@ -31,9 +31,8 @@ def check_file(path: str) -> Iterator[Finding]:
     try:
         about = os.stat(path)
     except OSError as error:
-        yield Finding(
-            "problem", "configuration", f"{path}: {error.strerror}", "create it from the example in etc/"
-        )
+        remedy = "`make install-system` makes the system's; --config FILE or CTRL_EXEC_CONFIG names another"
+        yield Finding("problem", "configuration", f"{path}: {error.strerror}", remedy)
         return
     if about.st_mode & 0o022 and not stat.S_ISVTX & about.st_mode:
         yield Finding("problem", "configuration", f"{path} can be written by others", f"chmod go-w {path}")

@@ -156,9 +156,13 @@ def test_run_local_refuses_and_limits_as_the_agent_does(host: AgentHost):
     ("arguments", "said"),
     [
         ((), "a command is missing"),
-        (("bogus",), "invalid choice"),
+        (("bogus",), "is not known"),
         (("request-pairing",), "--dispatcher"),
         (("serve", "--colour"), "--colour"),
+        (("serv",), "'serv' is not known; did you mean serve?"),
+        (("nonsense",), "'nonsense' is not known; expected one of serve, request-pairing, "),
+        (("executor",), "executor is not part of version "),
+        (("request-pairing", "--lookup-by", "hostnam"), "did you mean hostname?"),
         (("run-local",), "SCRIPT"),
         (("request-pairing", "--dispatcher", "x", "--token", "a", "--token-file", "b"), "one of them"),
         (("request-pairing", "--dispatcher", "x", "--token-file", "/no/such"), "no such file"),
@@ -175,6 +179,15 @@ def test_errors_are_json_too_when_asked_for(host: AgentHost):
     ended = host.command("promote-cert", "--json")
     assert ended.returncode == 1
     assert json.loads(ended.stdout)["ok"] is False
+
+
+def test_a_missing_configuration_says_how_to_come_by_one(tmp_path: Path):
+    ended = run("ctrl-exec-agent", "--config", tmp_path / "none.conf", "self-ping")
+    assert ended.returncode == 78
+    assert ended.stderr.splitlines() == [
+        f"ctrl-exec-agent: {tmp_path}/none.conf: no such file",
+        "`make install-system ROLE=agent` makes the system's; --config FILE names another",
+    ]
 
 
 def test_help_and_version_need_no_configuration():

@@ -72,7 +72,10 @@ def test_a_missing_or_wrong_configuration(tmp_path: Path) -> None:
     path = tmp_path / "c.conf"
     ended = run("ctrl-exec", "--config", path, "doctor")
     assert ended.returncode == 1
-    assert f"problem  configuration: {path}: No such file or directory\n         -> create it" in ended.stdout
+    assert (
+        f"problem  configuration: {path}: No such file or directory\n         -> `make inst" in ended.stdout
+    )
+    assert ended.stderr.splitlines() == ["1 problem, 0 warnings"]
     path.write_text("api_prot = 1\n")
     ended = run("ctrl-exec", "--config", path, "doctor")
     assert f"problem  configuration: {path}:1: unknown key 'api_prot'" in ended.stdout
