@@ -18,7 +18,7 @@ from ctrl_exec.common.errors import BusyError, ConflictError, CtrlExecError, Pro
 from ctrl_exec.common.messages import output_text
 from ctrl_exec.common.value import replace, value
 from ctrl_exec_agent.runner import Job, Outcome, run_script
-from ctrl_exec_agent.spool import Spool, unlock
+from ctrl_exec_agent.spool import DONE, RUNNING, Spool, unlock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ctrl_exec.common.log import Log
 
 START_WAIT_S = 30.0  # a detached run says within this whether it has begun
+STILL_RUNNING = "a run with this reqid is still going on"
+_CUT_OFF = "a run with this reqid was cut off here"
 _BUSY, _REFUSED, _STARTED = "busy", "refused", "started"
 
 
@@ -55,9 +57,17 @@ class Carrier:
     def carry(self, order: Order, on_start: Callable[[], None] | None = None) -> dict[str, Any]:
         """Run it to its end and give the answer, which is in the spool by then.
 
-        Raises: BusyError if the script runs already; ConflictError if the request id does;
-        StorageError if the run could not be recorded. Nothing was run then.
+        A request id is one run: when its order comes again, for a network may be late with the first
+        one, the answer is the recorded one and nothing is run.
+
+        Raises: BusyError if the script runs already; ConflictError if the request id does, or was cut
+        off; StorageError if the run could not be recorded. Nothing was run then.
         """
+        known = self._known_answer(order)
+        if known is not None:
+            if on_start is not None:
+                on_start()
+            return known
         lock = self._take_lock(order)
         is_gone = True
         try:
@@ -114,13 +124,29 @@ class Carrier:
             return None
         lock = self._spool.lock(order.script)
         if lock is None:
+            if self._spool.is_running(order.owner, order.reqid, time.time()):
+                raise ConflictError(STILL_RUNNING)
             raise BusyError("script already running")
         return lock
 
+    def _known_answer(self, order: Order) -> dict[str, Any] | None:
+        """The answer of a run of that request id, None if there was none here."""
+        try:
+            record = self._spool.load(order.owner, order.reqid, time.time())
+        except StorageError:  # it says nothing: the run is new
+            return None
+        if record is None:
+            return None
+        if record.get("status") != DONE:
+            raise ConflictError(STILL_RUNNING if record.get("status") == RUNNING else _CUT_OFF)
+        self._log.warning("run", **_names(order), note="the order came again: answered from the record")
+        return {key: record[key] for key in ANSWER_KEYS if key in record}
+
     def _begin(self, order: Order) -> dict[str, Any]:
-        if self._spool.is_running(order.owner, order.reqid, time.time()):
-            raise ConflictError("a run with this reqid is still going on")
-        record = self._spool.begin(order.owner, order.reqid, order.script)
+        try:
+            record = self._spool.begin(order.owner, order.reqid, order.script)
+        except FileExistsError as error:  # the same order came in twice at this very moment
+            raise ConflictError(STILL_RUNNING) from error
         self._log.info("run-start", **_names(order))
         return record
 
@@ -138,6 +164,9 @@ class Carrier:
             unlock(lock)
         else:
             os.close(lock)  # what survived KILL keeps its own copy, and so the lock
+
+
+ANSWER_KEYS = ("exit", "stdout", "stderr", "encoding", "error", "timed_out", "truncated")
 
 
 def answer_of(outcome: Outcome, encoding: str | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ the dispatcher that ordered the run and is given to nobody else. Knows nothing o
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 
 from ctrl_exec.common import files
@@ -37,15 +38,25 @@ class Spool:
     def begin(self, owner: str, reqid: str, script: str) -> dict[str, Any]:
         """Record, durably, that this process is about to run the script; gives the record, for `finish`.
 
-        Raises: StorageError; then nothing may be run.
+        Raises: FileExistsError if there is a record of that id in force; StorageError; then nothing
+        may be run.
         """
         path = self._path(owner, reqid)
         files.make_dirs(os.path.dirname(path), _DIRECTORY_MODE)
         record = {
             "reqid": reqid, "status": RUNNING, "script": script, "owner": owner, "started": iso_z(utc_now()),
         }  # fmt: skip
-        self._write(path, record | {_CARRIER: _identity(os.getpid())})
+        if self._is_void(owner, reqid):
+            files.remove(path)
+        self._write(path, record | {_CARRIER: _identity(os.getpid())}, is_first=True)
         return record
+
+    def _is_void(self, owner: str, reqid: str) -> bool:
+        """Whether what stands in the record's place says nothing: damaged, or its time is over."""
+        try:
+            return self.load(owner, reqid, time.time()) is None
+        except StorageError:
+            return True
 
     def finish(self, begun: dict[str, Any], answer: dict[str, Any]) -> None:
         """Record how the run ended: `answer` is what the dispatcher gets, without its ids.
@@ -143,8 +154,8 @@ class Spool:
         return f"{self.directory}/{check_dispatcher_id(owner)}/{check_reqid(reqid)}.json"
 
     @staticmethod
-    def _write(path: str, record: dict[str, Any]) -> None:
-        files.write_atomic(path, encode(record), _FILE_MODE)
+    def _write(path: str, record: dict[str, Any], *, is_first: bool = False) -> None:
+        files.write_atomic(path, encode(record), _FILE_MODE, exclusive=is_first)
 
 
 def unlock(fd: int) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 TOO_OLD_FOR_BASE64 = "agent too old for base64"
 ALREADY_RUNNING = "script already running"
+SAME_RUN = "a run with this reqid"  # the order had arrived before: what became of it is on record
 NO_RESULTS = "the agent keeps no records of runs"
 
 _STATE_OF_FAILURE = {
@@ -266,7 +267,7 @@ def _outcome(result: HostResult, document: dict[str, Any], encoding: str | None)
 def _exit_code(document: dict[str, Any]) -> int:
     given = document.get("exit")
     if isinstance(given, str) and _INTEGER.fullmatch(given):  # older peers write numbers as strings, too
-        return int(given)
+        given = int(given)
     if not isinstance(given, int) or isinstance(given, bool) or not -1 <= given <= 255:
         raise MessageError("exit: expected a whole number from -1 to 255", field="exit")
     return given
@@ -278,6 +279,8 @@ def _state_of(code: int, word: str, *, is_timed_out: bool) -> str:
     if code == -1:
         if word.startswith(ALREADY_RUNNING):
             return "busy"
+        if word.startswith(SAME_RUN):
+            return "running"
         return "refused" if word.startswith(("script not permitted", "not authorised")) else "failed"
     return "ok" if code == 0 else "failed"
 

@@ -163,9 +163,12 @@ def test_a_run_that_succeeds() -> None:
         ({"exit": -1, "error": "script not permitted"}, "refused", -1, "script not permitted"),
         ({"exit": -1, "error": "not authorised: denied"}, "refused", -1, "not authorised: denied"),
         ({"exit": -1, "error": "script already running"}, "busy", -1, "script already running"),
+        # our order had arrived before: the agent is asked what became of it
+        ({"exit": -1, "error": "a run with this reqid: x"}, "running", -1, "a run with this reqid: x"),
         ({"exit": -1, "error": "disk full"}, "failed", -1, "disk full"),
         ({"stdout": "no exit"}, "failed", -1, "invalid answer: exit: expected a whole number from -1 to 255"),
         ({"exit": True}, "failed", -1, "invalid answer: exit: expected a whole number from -1 to 255"),
+        ({"exit": "300"}, "failed", -1, "invalid answer: exit: expected a whole number from -1 to 255"),
         ({"exit": 10**30}, "failed", -1, "invalid answer: exit: expected a whole number from -1 to 255"),
         ({"exit": 0, "stdout": 5}, "failed", -1, "invalid answer: stdout: expected a string"),
         (
