@@ -41,6 +41,7 @@ class Dialogue:
             self._asked = None
         if self._asked is not None and answer is not None:
             self._decide(signer, self._asked, answer.split())
+            waiting = signer.requests()  # what was just decided must not be asked about again
         if self._asked is None:
             open_ones = [
                 each for each in waiting if each.request.id not in self._later and not each.request.proof
@@ -79,6 +80,9 @@ class Dialogue:
                 self._say(f"denied {shown.request.hostname}")
             elif answer in ("l", "later"):
                 self._later.add(shown.request.id)
+                self._say("later; list-requests shows it, approve or deny decides")
+            else:
+                self._say("please answer y, n or l")
         except CtrlExecError as error:
             self._say(f"not done: {error}")
 

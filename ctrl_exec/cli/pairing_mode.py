@@ -30,6 +30,8 @@ TURN_S = 0.25
 START_S = 30.0
 STOP_S = 15.0
 _LOCK = "pairing-mode.lock"
+# all the listener gets of our environment: it is on the network, and root's secrets are none of its
+_PASSED_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "LD_LIBRARY_PATH", "COVERAGE_PROCESS_START")
 
 
 class Listener:
@@ -99,7 +101,9 @@ def start(context: Context, timeout_s: float | None, *, in_background: bool) -> 
     lock = _take_lock(config)
     files.make_dirs(config.pairing_dir, 0o2770, owner=owners_of(config).service)
     path = os.path.realpath(context.config_path)
-    listener = Listener(path, _environment(context), is_silent=in_background)
+    # on a terminal its log lines would stand in the middle of a question
+    is_silent = in_background or (context.output.stderr.isatty() and not context.is_verbose)
+    listener = Listener(path, _environment(context), is_silent=is_silent)
     mode = PairingMode(
         context, signer, listener, None if timeout_s is None else clock.monotonic() + timeout_s
     )
@@ -135,7 +139,8 @@ def _environment(context: Context) -> dict[str, str]:
 
     root = os.path.dirname(os.path.dirname(os.path.abspath(ctrl_exec.__file__)))
     inherited = context.environment.get("PYTHONPATH", "")
-    return dict(context.environment) | {"PYTHONPATH": f"{root}:{inherited}" if inherited else root}
+    passed = {name: context.environment[name] for name in _PASSED_VARIABLES if name in context.environment}
+    return passed | {"PYTHONPATH": f"{root}:{inherited}" if inherited else root}
 
 
 def _lock_path(config: Config) -> str:

@@ -412,6 +412,11 @@ def test_on_a_terminal_each_request_is_shown_and_asked_about(instance: Instance)
             each.close()
         terminal.send(b"\x03")
         assert terminal.process.wait(20) == 0
+        for name, times in (("web-02", 1), ("web-03", 2), ("web-04", 1), ("web-05", 1)):
+            asked = terminal.shown.count(f"{name} (127.0.0.1, port 7443) asks to be paired")
+            assert asked == times, (name, terminal.shown)
+        assert "please answer y, n or l" in terminal.shown
+        assert "ACTION=" not in terminal.shown  # a log line would stand in the middle of a question
     finally:
         terminal.close()
 
@@ -428,6 +433,7 @@ class Terminal:
         )  # fmt: skip
         os.close(theirs)
         self._seen = ""
+        self.shown = ""
 
     def wait_for(self, pattern: str) -> re.Match[str]:
         """The first match in what was shown since the last one."""
@@ -439,7 +445,9 @@ class Terminal:
                 return found
             assert time.monotonic() < deadline, (pattern, self._seen)
             if select.select([self.fd], [], [], 0.1)[0]:
-                self._seen += os.read(self.fd, 65536).decode("utf-8", "replace")
+                piece = os.read(self.fd, 65536).decode("utf-8", "replace")
+                self._seen += piece
+                self.shown += piece
 
     def type(self, line: str) -> None:
         """A line, with Enter."""
