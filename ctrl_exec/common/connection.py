@@ -147,12 +147,14 @@ class Connection:
         Closing with bytes unread makes the kernel reset the connection, and a reset can take the
         last answer away from a peer that has not read it yet. Source: RFC 9112 §9.6.
         """
-        with suppress(OSError, ValueError):
+        try:
             self._close_notify()
             # not close alone: a detached carrier may hold the descriptor too
             self._socket.shutdown(socket.SHUT_WR)
             if not self._has_ended and (self._discard() or linger):
                 self._linger(time.monotonic() + _LINGER_S)
+        except (OSError, ValueError):  # the peer has gone already
+            self._has_ended = True
         self._socket.close()
         if self._watch is not None:
             self._watch.close()
