@@ -39,11 +39,17 @@ def markdown(document: dict[str, Any]) -> str:
 def _environment(about: dict[str, Any]) -> str:
     versions = "".join(f", {name} {number}" for name, number in sorted(about["versions"].items()))
     loads = " and ".join(str(about[key][0]) for key in ("load_before", "load_after"))
+    later = about.get("measured_again", {})
+    apart = "; ".join(
+        f"{', '.join(name for name in later if later[name] == moment)} at {moment['date']} "
+        f"(load {moment['load_before'][0]} and {moment['load_after'][0]})"
+        for moment in {each["date"]: each for each in later.values()}.values()
+    )
     return (
         f"Measured {about['date']} in {about['seconds']} s: {about['cores']} cores of {about['cpu']}, "
         f"{about['memory_mb']} MB, {about['system']}, Linux {about['kernel']}, Python {about['python']}, "
         f"{about['openssl']}{versions}; load before and after {loads}; "
-        f"noise floor {about['noise_floor']:.1%}."
+        f"noise floor {about['noise_floor']:.1%}.{f' In runs of their own: {apart}.' if apart else ''}"
     )
 
 

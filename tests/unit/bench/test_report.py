@@ -28,6 +28,13 @@ def test_misses_stand_out_and_what_is_not_built_has_no_number():
     assert "ansible 2.19" in text
 
 
+def test_groups_measured_in_a_run_of_their_own_are_named():
+    moment = {"date": "2026-01-02T00:00:00Z", "load_before": [3.0], "load_after": [4.0]}
+    about = ABOUT | {"measured_again": {"cli": moment, "tls": moment}}
+    text = markdown({"environment": about, "rows": []})
+    assert "In runs of their own: cli, tls at 2026-01-02T00:00:00Z (load 3.0 and 4.0)." in text
+
+
 def test_only_what_is_between_the_marks_changes():
     page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
     once = replace_between(page, "new\n")
