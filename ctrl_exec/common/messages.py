@@ -30,6 +30,7 @@ MAX_ARG_BYTES = 131_071  # the kernel's MAX_ARG_STRLEN less the NUL. Source: exe
 MAX_ARGS_BYTES = 512 * 1024
 ENCODINGS = ("utf-8", "base64")
 MAX_TIMEOUT_S = 7 * 86_400
+_RTT_DIGITS = 12  # more are no time that anything took
 
 STATES = (
     "pending", "accepted", "running",
@@ -111,7 +112,7 @@ class HostResult:
             exit=integer_of(found, "exit", -1),
             stdout=text_of(found, "stdout", ""),
             stderr=text_of(found, "stderr", ""),
-            rtt_ms=int(rtt) if rtt.isascii() and rtt.isdigit() else 0,
+            rtt_ms=int(rtt) if rtt.isascii() and rtt.isdigit() and len(rtt) < _RTT_DIGITS else 0,
             error=text_of(found, "error", ""),
             truncated=(integer_of(dropped, "stdout", 0), integer_of(dropped, "stderr", 0)),
         )

@@ -342,7 +342,7 @@ def _decode_record(name: str, document: Any) -> AgentRecord | None:
 def _port(document: Mapping[str, Any]) -> int:
     try:
         port = int(document.get("port", DEFAULT_PORT))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last one is for Infinity
         return DEFAULT_PORT
     return port if 1 <= port <= 65535 else DEFAULT_PORT
 
