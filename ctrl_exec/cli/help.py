@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ctrl_exec.cli.context import Context
     from ctrl_exec.cli.output import Output
 
-WIDTH = 100
+WIDTH = 80
 EXIT_CODES: Mapping[int, str] = {
     0: "done; every host that was asked succeeded",
     1: "a host failed, was refused or is unknown, or the operation failed",
@@ -139,7 +139,8 @@ def overview(commands: Mapping[str, Command]) -> str:
     parts += wrapped("Run allow-listed scripts on a fleet of agents over mutual TLS.", WIDTH)
     parts += listing("commands", [(name, command.summary) for name, command in commands.items()])
     parts += listing("options of every command", [(shown_option(each), each.doc) for each in GLOBAL_OPTIONS])
-    parts += ["", "`ctrl-exec help COMMAND` explains one of them. Options may stand anywhere before `--`."]
+    last = "`ctrl-exec help COMMAND` explains one of them. Options may stand anywhere before `--`."
+    parts += ["", *wrapped(last, WIDTH)]
     return "\n".join(parts) + "\n"
 
 

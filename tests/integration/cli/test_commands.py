@@ -33,7 +33,7 @@ def test_help_lists_every_command_and_explains_each() -> None:
         assert explained.stdout.startswith(
             f"usage: ctrl-exec {name}" if name != "help" else "usage: ctrl-exec"
         )
-        assert max(map(len, explained.stdout.splitlines())) <= 120
+        assert max(map(len, explained.stdout.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(
