@@ -343,11 +343,9 @@ def detach_carrier(carrier: Carrier, *, keeps_stderr: bool) -> RunReport:
     keep_stderr = keeps_stderr and dispatcher.config.log_target == "stderr"
     kept = {0, 1, 2, *carrier.fds}
 
-    def work() -> None:
-        dispatcher.log.close()
-        carrier.carry_on()
-
-    detach(work, close=_open_fds() - kept, keep_stderr=keep_stderr)
+    # closed here, for there it would be a number without its socket: the next line opens another
+    dispatcher.log.close()
+    detach(carrier.carry_on, close=_open_fds() - kept, keep_stderr=keep_stderr)
     carrier.hand_over()
     return report
 
