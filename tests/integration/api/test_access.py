@@ -25,6 +25,7 @@ from tests.support.polling import eventually
 # a token decides: none or a wrong one is bad credentials, "low" too little, "broken" dies by a signal
 HOOK = """#!/bin/sh
 cat > "$HOME_OF_TEST/stdin.json"
+echo "$ENVEXEC_ACTION" >> "$HOME_OF_TEST/asked"
 env > "$HOME_OF_TEST/environment"
 case "$ENVEXEC_TOKEN" in
 good) exit 0;; low) exit 3;; no) exit 1;; odd) exit 7;; broken) kill -9 $$;; loud) head -c 1048576 /dev/zero; exit 0;;
@@ -112,6 +113,46 @@ def test_every_route_asks_for_credentials(guarded: Fleet, route: ApiRoute) -> No
     assert status("low") == (hidden or (403, 3))
     assert status("no") == (hidden or (403, 1))
     assert status("good")[0] in (200, 404)
+
+
+def questions(fleet: Fleet) -> list[str]:
+    """The actions the hook was asked for since the last look."""
+    path = fleet.home / "asked"
+    found = path.read_text().split() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return found
+
+
+@pytest.mark.parametrize("token", ["good", "low", ""])
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
+def test_every_request_is_authorised_exactly_once(guarded: Fleet, route: ApiRoute, token: str) -> None:
+    """Whatever it comes to: a hook may count, charge or lock out by what it is asked."""
+    questions(guarded)
+    ask(guarded, route.method, path_of(route), body_of(route), token=token)
+    assert len(questions(guarded)) == (0 if route.authorised_by == PUBLIC else 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "count"),
+    [
+        ("GET", "/nowhere", None, 1),
+        ("DELETE", "/run", None, 1),
+        ("OPTIONS", "/run", None, 1),
+        ("OPTIONS", "/nowhere", None, 1),
+        ("HEAD", "/health", None, 1),
+        ("POST", "/run", b"{", 0),
+        ("POST", "/run", {"hosts": ["a"], "script": "b", "more": 1}, 0),
+        ("POST", "/ping", {"hosts": ["@all", "!nobody"]}, 1),
+        ("GET", "/status/x", None, 1),
+    ],
+)
+def test_odd_requests_are_authorised_once_too(
+    guarded: Fleet, method: str, path: str, body: object, count: int
+) -> None:
+    """What can't be decoded is not asked about; what is not there is, for that too is knowledge."""
+    questions(guarded)
+    ask(guarded, method, path, body, token="good")
+    assert len(questions(guarded)) == count
 
 
 @pytest.mark.parametrize(
