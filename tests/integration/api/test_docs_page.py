@@ -3,40 +3,16 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 import ctrl_exec
+from tests.support.browser import CHROMIUM, Page, document_of
 from tests.support.fleet import Fleet
 from tests.support.polling import eventually
 
-CHROMIUM = shutil.which("chromium") or ""
-# nothing but the page itself may be fetched, and nothing of the machine is needed
-OPTIONS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-dev-shm-usage",
-)  # fmt: skip
-
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
-
-
-def document_of(url: str, profile: Path) -> str:
-    """The document as it stands when the page has come to rest."""
-    argv = [
-        CHROMIUM,
-        *OPTIONS,
-        f"--user-data-dir={profile}",
-        "--virtual-time-budget=10000",
-        "--dump-dom",
-        url,
-    ]
-    ended = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
 
 
 def element(document: str, start: str) -> str:
@@ -54,19 +30,48 @@ def test_where_everybody_may_the_api_is_shown_at_once(fleet: Fleet, tmp_path: Pa
     assert " hidden" not in element(document, '<rapi-doc id="reference"')
 
 
+def guard(fleet: Fleet, directory: Path) -> Path:
+    """Start the API with a hook that knows one token; gives the file of what it was asked."""
+    asked = directory / "asked"
+    hook = directory / "hook"
+    hook.write_text(
+        f'#!/bin/sh\necho "$ENVEXEC_ACTION" "$ENVEXEC_USERNAME" >> {asked}\n'
+        '[ "$ENVEXEC_TOKEN" = right ] || exit 2\n'
+    )
+    hook.chmod(0o755)
+    fleet.write_conf({"auth_hook": hook})
+    fleet.start_api()
+    return asked
+
+
 def test_where_a_hook_decides_the_page_asks_for_a_token_first(own_fleet: Fleet, tmp_path: Path) -> None:
     """The shell is shown, and nothing is asked of the hook before somebody has signed in."""
-    asked = tmp_path / "asked"
-    hook = tmp_path / "hook"
-    hook.write_text(f'#!/bin/sh\necho "$ENVEXEC_ACTION" >> {asked}\n[ "$ENVEXEC_TOKEN" = right ] || exit 2\n')
-    hook.chmod(0o755)
-    own_fleet.write_conf({"auth_hook": hook})
-    own_fleet.start_api()
+    asked = guard(own_fleet, tmp_path)
     document = document_of(f"http://127.0.0.1:{own_fleet.api_port}/docs", tmp_path / "profile")
     assert "<title>ctrl-exec API</title>" in document
     assert " hidden" not in element(document, '<form id="sign-in"')
     assert " hidden" in element(document, '<rapi-doc id="reference"')
     assert not asked.exists()
-    bearer = {"Authorization": "Bearer right"}
-    assert own_fleet.http("GET", "/openapi-live.json", headers=bearer).status == 200
-    assert eventually(asked.read_text) == "api\n"
+
+
+def test_a_person_signs_in_and_sees_the_api(own_fleet: Fleet, tmp_path: Path) -> None:
+    """A wrong token is told on the page; the right one shows the live document and is kept nowhere."""
+    asked = guard(own_fleet, tmp_path)
+    with Page(f"http://127.0.0.1:{own_fleet.api_port}/docs", tmp_path / "profile") as page:
+
+        def sign_in(token: str) -> None:
+            page.evaluate(f"document.getElementById('username').value = 'alice@üñî'; token.value = '{token}'")
+            page.evaluate("document.querySelector('#sign-in button').click()")
+
+        ready = "location.pathname == '/docs' && document.readyState == 'complete'"
+        eventually(lambda: page.evaluate(ready))
+        sign_in("wrong")
+        eventually(lambda: page.evaluate("message.textContent") == "bad credentials: bad credentials")
+        assert page.evaluate("reference.hidden") is True
+        sign_in("right")
+        eventually(lambda: ctrl_exec.__version__ + "+" in page.evaluate("document.title"))
+        assert page.evaluate("form.hidden") is True
+        shown = "document.getElementById('reference').shadowRoot.textContent"
+        eventually(lambda: "Run a script" in page.evaluate(shown))
+        assert "right" not in page.evaluate("location.href + document.cookie + JSON.stringify(localStorage)")
+    assert set(asked.read_text().splitlines()) == {"api alice@üñî"}
