@@ -100,3 +100,20 @@ def test_only_the_certificate_itself_is_kept_of_a_renewal(host: AgentHost, ca: T
         kept = host.etc / "agent.crt"
         assert eventually(lambda: kept.read_text() == ssl.DER_cert_to_PEM_cert(der), what="the promotion")
         host.ask("POST", "/ping", {"reqid": os.urandom(8).hex()})
+
+
+def test_a_serial_is_added_only_with_the_certificate_that_bears_it(
+    host: AgentHost, ca: TestCA, tmp_path: Path
+) -> None:
+    """A certificate of the CA before a forged one vouches for no serial but its own."""
+    genuine = host.dispatcher.crt.read_text().replace("CERTIFICATE-", "X509 CERTIFICATE-")
+    forged = TestCA(tmp_path / "forged").dispatcher("main")
+    body = {"action": "add", "serial": forged.serial, "cert": genuine + forged.crt.read_text()}
+    trusted = host.state / "ctrl-exec-dispatchers"
+    with host.start():
+        assert host.ask("POST", "/rotate-serial", body).json()["status"] == "error"
+        assert forged.serial not in trusted.read_text()
+        following = ca.dispatcher("main")
+        body = {"action": "add", "serial": following.serial, "cert": following.crt.read_text()}
+        assert host.ask("POST", "/rotate-serial", body).json()["status"] == "ok"
+        assert following.serial in trusted.read_text()
