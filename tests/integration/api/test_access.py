@@ -215,6 +215,38 @@ def test_the_hook_is_told_everything(guarded: Fleet) -> None:
     assert environment["ENVEXEC_ACTION"] == "run"
 
 
+LARGE = {"hosts": ["nobody"], "script": "hello", "args": ["x" * 100_000, "y" * 100_000]}
+
+
+def test_what_the_hooks_environment_cannot_hold_is_a_413_that_names_it(guarded: Fleet) -> None:
+    """Half a question would be answered wrongly: the hook is not asked at all."""
+    questions(guarded)
+    answer = ask(guarded, "POST", "/run", LARGE, token="good")
+    assert (answer.status, answer.json["error"]) == (413, "payload too large")
+    assert "ENVEXEC_ARGS" in str(answer.json["detail"])
+    assert questions(guarded) == []
+    made = guarded.cli("run", "nobody", "hello", "--", *LARGE["args"], env={"ENVEXEC_TOKEN": "good"})
+    assert made.returncode == 2
+    assert "ENVEXEC_ARGS" in made.stderr
+    assert guarded.records() == []
+
+
+def test_with_auth_hook_large_the_hook_finds_it_on_stdin(tmp_path: Path) -> None:
+    fleet = Fleet(
+        tmp_path, {"auth_hook": hook_in(tmp_path), "api_auth_default": None, "auth_hook_large": "stdin"}
+    )
+    try:
+        fleet.start_api()
+        assert ask(fleet, "POST", "/run", LARGE, token="good").status == 404
+        stdin, environment = told(fleet)
+        assert stdin["args"] == LARGE["args"]
+        assert environment["ENVEXEC_OMITTED"] == "ENVEXEC_ARGS,ENVEXEC_ARGS_JSON"
+        assert "ENVEXEC_ARGS" not in environment
+        assert ask(fleet, "POST", "/run", LARGE, token="wrong").status == 403
+    finally:
+        fleet.close()
+
+
 @pytest.mark.parametrize(
     ("method", "path", "action"),
     [
