@@ -135,10 +135,13 @@ class Carrier:
             record = self._spool.load(order.owner, order.reqid, time.time())
         except StorageError:  # it says nothing: the run is new
             return None
-        if record is None:
+        status = record.get("status") if record is not None else ""
+        if status == RUNNING:
+            raise ConflictError(STILL_RUNNING)
+        if record is None or record.get("script") != order.script:  # an older peer may use an id again
             return None
-        if record.get("status") != DONE:
-            raise ConflictError(STILL_RUNNING if record.get("status") == RUNNING else _CUT_OFF)
+        if status != DONE:
+            raise ConflictError(_CUT_OFF)
         self._log.warning("run", **_names(order), note="the order came again: answered from the record")
         return {key: record[key] for key in ANSWER_KEYS if key in record}
 

@@ -38,25 +38,26 @@ class Spool:
     def begin(self, owner: str, reqid: str, script: str) -> dict[str, Any]:
         """Record, durably, that this process is about to run the script; gives the record, for `finish`.
 
-        Raises: FileExistsError if there is a record of that id in force; StorageError; then nothing
-        may be run.
+        Raises: FileExistsError if there is a record of that id and script, or the run of that id goes
+        on; StorageError; then nothing may be run.
         """
         path = self._path(owner, reqid)
         files.make_dirs(os.path.dirname(path), _DIRECTORY_MODE)
         record = {
             "reqid": reqid, "status": RUNNING, "script": script, "owner": owner, "started": iso_z(utc_now()),
         }  # fmt: skip
-        if self._is_void(owner, reqid):
+        if self._is_void(owner, reqid, script):
             files.remove(path)
         self._write(path, record | {_CARRIER: _identity(os.getpid())}, is_first=True)
         return record
 
-    def _is_void(self, owner: str, reqid: str) -> bool:
-        """Whether what stands in the record's place says nothing: damaged, or its time is over."""
+    def _is_void(self, owner: str, reqid: str, script: str) -> bool:
+        """Whether what stands in the record's place may go: damaged, its time over, another script's end."""
         try:
-            return self.load(owner, reqid, time.time()) is None
+            record = self.load(owner, reqid, time.time())
         except StorageError:
             return True
+        return record is None or (record.get("status") != RUNNING and record.get("script") != script)
 
     def finish(self, begun: dict[str, Any], answer: dict[str, Any]) -> None:
         """Record how the run ended: `answer` is what the dispatcher gets, without its ids.

@@ -105,6 +105,9 @@ def test_an_order_that_comes_twice_is_answered_from_the_record(
         assert host.ask("POST", "/run", body).status == 202
         assert host.result(REQID).json()["status"] == "done"
         assert counted(tmp_path) == 1
+        other = {"count": "free", "free": "count"}[script]
+        assert host.run(other, "a", reqid=REQID)["exit"] == 0
+        assert counted(tmp_path) == 2
 
 
 def test_an_order_that_comes_again_while_it_runs_says_so(host: AgentHost, tmp_path: Path) -> None:
