@@ -35,6 +35,7 @@ GROUPS: tuple[Group, ...] = (
     fanout.FANOUT, fanout.GROWTH, scale.GROUP, api_run.GROUP, health.GROUP, tls.GROUP, agent.GROUP, cli.ONE,
     cli.MANY, records.WRITE, hook.GROUP, scheduler.GROUP, memory.GROUP, records.PURGE,
 )  # fmt: skip
+_BUSY = 0.15
 FAILED = "could not be measured"
 
 CHARTS = {
@@ -107,6 +108,10 @@ def _run(groups: list[Group], options: argparse.Namespace) -> int:
         "quick": options.quick,
     }
     print(render(rows))
+    if session.floor > _BUSY:
+        print(
+            f"\nThe machine was busy: its own noise is {session.floor:.0%}. Verdicts of this run mean little."
+        )
     _write(options, about, rows, curves)
     return int(any(row.is_missed or row.status == FAILED for row in rows))
 

@@ -60,7 +60,8 @@ class Target:
         """`met`, `within noise` (missed by no more than this share), or `MISSED`."""
         if value <= self.limit if self.is_most else value >= self.limit:
             return MET
-        if value <= self.limit * (1 + noise) if self.is_most else value >= self.limit * (1 - noise):
+        # the same factor either way: with 1 - noise a very noisy figure would meet any lower limit
+        if value <= self.limit * (1 + noise) if self.is_most else value * (1 + noise) >= self.limit:
             return WITHIN_NOISE
         return MISSED
 

@@ -64,6 +64,7 @@ def test_noises_add_at_right_angles_and_have_a_floor():
         (at_least(8.0), 8.0, 0.0, MET),
         (at_least(8.0), 7.5, 0.1, WITHIN_NOISE),
         (at_least(8.0), 7.0, 0.1, MISSED),
+        (at_least(8.0), 2.0, 1.5, MISSED),
     ],
 )
 def test_a_target_is_missed_only_by_more_than_the_noise(target, value, noise, verdict):
