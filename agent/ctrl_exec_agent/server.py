@@ -21,7 +21,7 @@ from ctrl_exec.common.errors import (
     MethodNotAllowedError,
     NotFoundError,
 )
-from ctrl_exec.common.http import ForkingServer, ServerHooks, ServerSettings
+from ctrl_exec.common.http import ForkingServer, ParserLimits, ServerHooks, ServerSettings
 from ctrl_exec.common.routing import Response, Route, Router
 from ctrl_exec.common.tls import server_context
 from ctrl_exec.common.value import replace
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _DRAIN_S = 2.0  # a script that runs goes on without us; there is nothing else to wait for
 _KEPT_SHARE_PERCENT = 50
+_BODY_LIMIT_BYTES = 4 << 20  # 512 KiB of arguments are six times that in JSON if all are control characters
 
 
 class Application:
@@ -217,6 +218,7 @@ def _settings(parts: Parts) -> ServerSettings:
         keepalive_share_percent=_KEPT_SHARE_PERCENT,
         drain_s=_DRAIN_S,
         drain_grace_s=0,
+        limits=replace(ParserLimits(), body_bytes=_BODY_LIMIT_BYTES),
         timing=Timing(
             keepalive_idle_s=config.keepalive_idle,
             keepalive_requests=config.keepalive_requests,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,9 +23,12 @@ def test_half_a_megabyte_of_arguments_arrives(fleet: Fleet, letter: str) -> None
     assert result["stdout"] == f"hello {' '.join([one] * count)}\n"
 
 
-def test_the_command_line_takes_them_too(fleet: Fleet, tmp_path: Path) -> None:
-    """What the kernel lets through to us goes on to the agent."""
-    one = "é" * (MAX_ARG_BYTES // 2 - 1)
-    document: Any = fleet.cli_json("run", "host-a", "hello", "--", one, one)
+@pytest.mark.parametrize("letter", ["é", "\x01", '"'], ids=["latin", "control", "quote"])
+def test_the_command_line_takes_them_too(fleet: Fleet, letter: str) -> None:
+    """What the kernel lets through to us goes on to the agent, however JSON has to write it."""
+    one = letter * ((MAX_ARG_BYTES - 1) // len(letter.encode()))
+    count = MAX_ARGS_BYTES // len(one.encode())
+    document: Any = fleet.cli_json("run", "host-a", "hello", "--", *[one] * count)
     (result,) = document["results"]
-    assert result["stdout"] == f"hello {one} {one}\n"
+    assert result["state"] == "ok", result.get("error")
+    assert result["stdout"] == f"hello {' '.join([one] * count)}\n"
