@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench.table import figure
+
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 _HERE = Path(__file__).parent
 _GROUPS = {
@@ -26,14 +28,19 @@ def markdown(document: dict[str, Any]) -> str:
     """Where it was measured, then a table for each kind of row."""
     lines = [_environment(document["environment"]), ""]
     title = ""
-    for row in document["rows"]:
-        found = _GROUPS.get(row["name"].partition("-")[0], "Others")
+    order = [*dict.fromkeys(_GROUPS.values()), "Others"]
+    for row in sorted(document["rows"], key=lambda row: order.index(_title(row))):
+        found = _title(row)
         if found != title:
             title = found
             lines += ["", f"### {title}", "", "| row | measured | target | noise | verdict | medians |"]
             lines.append("|---|---|---|---|---|---|")
         lines.append(_line(row))
     return "\n".join(lines).replace("\n\n\n", "\n\n").strip() + "\n"
+
+
+def _title(row: dict[str, Any]) -> str:
+    return _GROUPS.get(row["name"].partition("-")[0], "Others")
 
 
 def _environment(about: dict[str, Any]) -> str:
@@ -54,9 +61,9 @@ def _environment(about: dict[str, Any]) -> str:
 
 
 def _line(row: dict[str, Any]) -> str:
-    value = "–" if row["value"] is None else f"{row['value']:.3g} {row['unit']}".strip()
+    value = "–" if row["value"] is None else f"{figure(row['value'])} {row['unit']}".strip()
     noise = "" if row["value"] is None else f"±{row['noise']:.0%}"
-    medians = "; ".join(f"{name} {each['median']:.4g}" for name, each in row["series"].items())
+    medians = "; ".join(f"{name} {figure(each['median'])}" for name, each in row["series"].items())
     verdict = f"**{row['status']}**" if row["status"].isupper() else row["status"]
     note = f" ({row['note']})" if row["note"] else ""
     cells = [row["what"] + note, value, row["target"] or "", noise, verdict, medians]

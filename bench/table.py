@@ -9,9 +9,14 @@ from bench.row import Row
 _HEADER = ("row", "value", "target", "noise", "status", "what")
 
 
+def figure(value: float) -> str:
+    """The value in three digits, without an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def cells(row: Row) -> tuple[str, ...]:
     """What the table shows of a row."""
-    value = "-" if row.value is None else f"{row.value:.3g} {row.unit}"
+    value = "-" if row.value is None else f"{figure(row.value)} {row.unit}"
     noise = f"±{row.noise:.0%}" if row.value is not None else ""
     what = row.what + (f" ({row.note})" if row.note else "")
     return (row.name, value, str(row.target or ""), noise, row.status, what)
