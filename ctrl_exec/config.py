@@ -336,6 +336,11 @@ class Config:
         return self.state_dir + "/runs"
 
     @property
+    def workers_dir(self) -> str:
+        """Where the API daemon's fan-out workers listen."""
+        return self.state_dir + "/workers"
+
+    @property
     def rotation_path(self) -> str:
         """The state of the rotation of the dispatcher's certificate."""
         return self.state_dir + "/rotation.json"

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from ctrl_exec.config import Config
     from ctrl_exec.services.agent_client import AgentClient
     from ctrl_exec.services.authority import Authority, Caller
+    from ctrl_exec.services.fanout import FanOutSettings
     from ctrl_exec.services.locks import ScriptLocks
     from ctrl_exec.services.registry import Registry
     from ctrl_exec.services.results import ResultStore
     from ctrl_exec.services.transport import Transport
+    from ctrl_exec.services.warm_crew import WarmCrew
+    from ctrl_exec.services.warm_worker import WarmSettings
 
 _CERTIFICATE_LIMIT_BYTES = 1 << 20
 
@@ -33,7 +36,8 @@ class Dispatcher:
 
     `environment` is the process's own, for the auth hook's `auth_hook_env`; `token_check` is where
     the task layer's tokens come in; `on_verdict` is told what the hook said; `transport` replaces
-    the network in tests; `clock` gives the epoch second.
+    the network in tests, and fresh connections in a daemon (`warm_transport`); `clock` gives the epoch
+    second.
     """
 
     def __init__(
@@ -128,7 +132,11 @@ class Dispatcher:
         config, registry = self.config, self.registry
         return AgentClient(
             self._transport or self._open_transport(),
-            ClientSettings(read_timeout_s=config.read_timeout, run_deadline_s=config.run_deadline),
+            ClientSettings(
+                read_timeout_s=config.read_timeout,
+                run_deadline_s=config.run_deadline,
+                keeps_connections=getattr(self._transport, "keeps_connections", False),
+            ),
             revoked=lambda: frozenset(each.fingerprint for each in registry.revocations()),
             registered=lambda: frozenset(each.fingerprint for each in registry.records()),
             learn=self._learn_key,
@@ -146,18 +154,9 @@ class Dispatcher:
             self.log.warning("ping", error="the key of this contact could not be recorded", **facts)
 
     def _open_transport(self) -> Transport:
-        from ctrl_exec.services.fanout import FanOut, FanOutSettings
+        from ctrl_exec.services.fanout import FanOut
 
-        config = self.config
-        return FanOut(
-            FanOutSettings(
-                identity=config.cert_path,
-                key=config.key_path,
-                ca=config.ca_cert_path,
-                connect_timeout_s=config.connect_timeout,
-                max_parallel=config.max_parallel,
-            )
-        )
+        return FanOut(fan_out_settings(self.config))
 
     def _hook_settings(self) -> HookSettings:
         """The hook as configured now; its environment file is read at each question. Raises: ConfigError."""
@@ -192,6 +191,48 @@ def open_dispatcher(
         transport=transport,
         token_check=token_check,
         on_verdict=on_verdict,
+    )
+
+
+def fan_out_settings(config: Config) -> FanOutSettings:
+    """How agents are connected to."""
+    from ctrl_exec.services.fanout import FanOutSettings
+
+    return FanOutSettings(
+        identity=config.cert_path,
+        key=config.key_path,
+        ca=config.ca_cert_path,
+        connect_timeout_s=config.connect_timeout,
+        max_parallel=config.max_parallel,
+    )
+
+
+def warm_transport(config: Config) -> Transport | None:
+    """The transport over the connections that a daemon's fan-out workers keep; None if they keep none."""
+    if not config.agent_keepalive:
+        return None
+    from ctrl_exec.services.fanout import FanOut
+    from ctrl_exec.services.warm import WarmTransport, worker_count
+
+    return WarmTransport(config.workers_dir, worker_count(), FanOut(fan_out_settings(config)))
+
+
+def open_crew(config: Config, log: Log) -> WarmCrew:
+    """The daemon's fan-out workers, none of them started."""
+    from ctrl_exec.services.warm_crew import WarmCrew
+
+    return WarmCrew(config.workers_dir, log)
+
+
+def warm_settings(config: Config) -> WarmSettings | None:
+    """How fan-out workers keep connections to agents; None if they keep none."""
+    if not config.agent_keepalive:
+        return None
+    from ctrl_exec.services.warm import worker_count
+    from ctrl_exec.services.warm_worker import WarmSettings
+
+    return WarmSettings(
+        fan_out_settings(config), float(config.agent_keepalive), config.revoked_path, worker_count()
     )
 
 

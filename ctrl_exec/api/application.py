@@ -25,7 +25,7 @@ from ctrl_exec.common.hook import BAD_CREDENTIALS
 from ctrl_exec.common.messages import parse_object
 from ctrl_exec.common.routing import Response, Router
 from ctrl_exec.common.value import replace
-from ctrl_exec.dispatcher import open_dispatcher
+from ctrl_exec.dispatcher import open_dispatcher, warm_transport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +51,13 @@ class Application:
     def __init__(self, config: Config, log: Log, throttle: Throttle, environment: Mapping[str, str]) -> None:
         self.config = config
         self.log = log
-        self.dispatcher = open_dispatcher(config, log, environment=environment, on_verdict=self._note_verdict)
+        self.dispatcher = open_dispatcher(
+            config,
+            log,
+            environment=environment,
+            transport=warm_transport(config),
+            on_verdict=self._note_verdict,
+        )
         self._router = Router(ROUTES)
         self._enabled = frozenset(route.name for route in enabled_routes(config))
         self._throttle = throttle

@@ -18,6 +18,7 @@ from ctrl_exec.common.log import Log
 from ctrl_exec.common.process import detach, drop_privileges, seal_descriptors, use_default_sigchld
 from ctrl_exec.common.tls import server_context
 from ctrl_exec.config import load_config
+from ctrl_exec.dispatcher import open_crew, warm_settings
 from ctrl_exec.operations.status import recover
 
 TYPE_CHECKING = False
@@ -99,6 +100,7 @@ class Daemon:
         self._config = config
         self._context = tls_context(config)
         self._application = self._make_application(config)
+        self._crew = open_crew(config, self._application.log)
 
     def _make_application(self, config: Config) -> Application:
         log = Log(PROGRAM, config.log_target, config.log_format)
@@ -108,7 +110,16 @@ class Daemon:
         """Listen, recover what an earlier process left, serve, and say goodbye."""
         log = self._application.log
         start_recovery(self._application.dispatcher)
-        server = ForkingServer(
+        self._crew.start(warm_settings(self._config))
+        try:
+            self._make_server().serve()
+        finally:
+            self._crew.retire()
+        log.info("api-stop")
+
+    def _make_server(self) -> ForkingServer:
+        log = self._application.log
+        return ForkingServer(
             server_settings(self._config),
             self._application,
             tls=lambda: self._context,
@@ -116,13 +127,13 @@ class Daemon:
             hooks=ServerHooks(
                 on_ready=self._say_started,
                 on_reload=self._reload,
+                on_sigchld=self._crew.tend,
+                on_fork=self._crew.leave,
                 note=self._note,
                 on_tls_failure=lambda ip, reason: log.info("tls-failure", peer=ip, reason=reason),
             ),
             environment=self._environment,
         )
-        server.serve()
-        log.info("api-stop")
 
     def _note(self, child: Child, exchange: Exchange) -> None:
         self._application.note(child, exchange)
@@ -147,6 +158,7 @@ class Daemon:
         ):  # fmt: skip
             application.log.warning("reload", warning="addresses take effect at the next start only")
         self._config, self._context, self._application = config, context, application
+        self._crew.start(warm_settings(config))  # the old ones end with their last job
         return application, server_settings(config)
 
 

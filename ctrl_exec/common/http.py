@@ -271,6 +271,7 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         )  # fmt: skip
 
     def _reap(self) -> None:
+        self._hooks.on_sigchld()
         for remote_ip, status in self._children.reap():
             self._hooks.on_child_exit(remote_ip, status)
 
@@ -434,6 +435,7 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
 
     def _let_go(self) -> None:
         """Close what belongs to the parent, so that a connection ends when its own child ends."""
+        self._hooks.on_fork()
         for fd in self._parent_fds:
             os.close(fd)
         self._silent.let_go()

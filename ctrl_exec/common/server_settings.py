@@ -61,7 +61,8 @@ class ServerHooks:
     In the parent: `admit(remote_ip)` before anything else; `on_ready(addresses)` once it listens;
     `on_reload()` at SIGHUP gives the new application and settings (addresses are kept as they are),
     and raises a CtrlExecError to keep the old; `on_child_exit(remote_ip, status)`, a signal's number
-    negative; `on_silent_end(remote_ip)` for a connection that never said a word. In a child:
+    negative; `on_silent_end(remote_ip)` for a connection that never said a word; `on_sigchld()` when some
+    child of the process has ended, perhaps one of the program's own. In a child: `on_fork()` first;
     `refuse(status, detail)` makes the answer to what is no request, `note(child, exchange)` logs and
     counts, `on_tls_failure(remote_ip, reason)`.
     """
@@ -71,6 +72,8 @@ class ServerHooks:
     on_reload: Callable[[], tuple[Application, ServerSettings]] | None = None
     on_child_exit: Callable[[str, int], None] = _nothing
     on_silent_end: Callable[[str], None] = _nothing
+    on_sigchld: Callable[[], None] = _nothing
+    on_fork: Callable[[], None] = _nothing
     refuse: Callable[[int, str], Response] = refusal
     note: Callable[[Child, Exchange], None] = _nothing
     on_tls_failure: Callable[[str, str], None] = _nothing

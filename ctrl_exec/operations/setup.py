@@ -27,7 +27,7 @@ CERTIFICATE_MODE = 0o644
 ETC_MODE = 0o750
 # root's own, where the service may make files but neither move nor remove what root made
 STATE_MODE = 0o1770
-SERVICE_FOLDERS = ("state", "pairing", "locks", "runs", "runs/done", "metrics")
+SERVICE_FOLDERS = ("state", "pairing", "locks", "runs", "runs/done", "metrics", "workers")
 
 
 @value

@@ -39,12 +39,13 @@ class ClientSettings:
     """How patient, and how much of one agent's output is taken.
 
     `max_output_bytes` is what an agent keeps of each stream. `run_deadline_s` bounds a whole run,
-    however alive the connection looks.
+    however alive the connection looks. `keeps_connections` asks agents to leave them open.
     """
 
     read_timeout_s: float = 60.0
     run_deadline_s: float = 86_400.0
     max_output_bytes: int = 10 << 20
+    keeps_connections: bool = False
 
 
 @value
@@ -58,14 +59,14 @@ class Question:
     read_timeout_s: float = 60.0
     deadline: float | None = None
 
-    def as_bytes(self) -> bytes:
+    def as_bytes(self, *, keeps_connection: bool = False) -> bytes:
         """The whole HTTP request; one object for all hosts, for arguments may be half a megabyte."""
         lines = [
             f"{self.method} {self.path} HTTP/1.1",
             "Host: agent",
             f"User-Agent: ctrl-exec/{ctrl_exec.__version__}",
             "Accept: application/json",
-            "Connection: close",
+            "Connection: keep-alive" if keeps_connection else "Connection: close",
         ]
         if self.method == "POST":
             lines += ["Content-Type: application/json", f"Content-Length: {len(self.document)}"]
@@ -196,7 +197,7 @@ class AgentClient:
     def _call_maker(
         self, targets: Sequence[Target], question: Question, revoked: frozenset[str]
     ) -> Callable[[Target], Call]:
-        request = question.as_bytes()
+        request = question.as_bytes(keeps_connection=self._settings.keeps_connections)
         has_strangers = any(not target.record.fingerprint for target in targets)
         registered = self._registered() if has_strangers else frozenset()
 

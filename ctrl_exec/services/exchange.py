@@ -1,7 +1,9 @@
 """One call on one connection: connect, handshake, identity, request, answer, as a state machine.
 
-Owns a non-blocking socket and the deadline of the state it is in. It is moved by whoever polls
-(`ctrl_exec.services.loop`) and must not know of other calls, of epoll, or of what is asked.
+Owns a non-blocking socket and the deadline of the state it is in. It may begin on a connection kept
+from an earlier call, and then retreats to a fresh one only while not a byte of its request has left.
+It is moved by whoever polls (`ctrl_exec.services.loop`) and must not know of other calls, of epoll, or
+of what is asked.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from ctrl_exec.services.transport import Answer, Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ctrl_exec.common.certificate import Certificate
+    from ctrl_exec.services.idle_pool import Kept
     from ctrl_exec.services.resolver import Addresses
     from ctrl_exec.services.transport import Call, FailureKind
 
@@ -46,9 +51,10 @@ class Exchange:
     """A call under way. `wants` and `deadline` say what to wait for, `answer` is there at the end."""
 
     __slots__ = (
-        "_addresses", "_began", "_certificate", "_connect_timeout_s", "_offset", "_parser", "_quiet_since",
-        "_started", "answer", "attempts", "call", "deadline", "due", "has_more", "holds_slot", "index",
-        "is_paused", "is_unsettled", "phase", "received", "sock", "stalls_at", "wants",
+        "_addresses", "_began", "_connect_timeout_s", "_is_virgin", "_offset", "_parser", "_quiet_since",
+        "_started", "answer", "attempts", "born", "call", "certificate", "deadline", "due", "has_more",
+        "holds_slot", "index", "is_paused", "is_reused", "is_unsettled", "keeps", "on_leaving", "phase",
+        "received", "released", "session", "sock", "stalls_at", "wants",
     )  # fmt: skip
 
     def __init__(self, index: int, call: Call, connect_timeout_s: float) -> None:
@@ -67,9 +73,16 @@ class Exchange:
         self.received = 0
         self.answer: Answer | None = None
         self.sock: socket.socket | None = None
+        self.is_reused = False
+        self.born = 0.0  # the moment its connection was opened
+        self.keeps = False  # whether the connection may outlive the call
+        self.released: ssl.SSLSocket | None = None  # the connection that did
+        self.session: ssl.SSLSession | None = None  # to resume
+        self.on_leaving: Callable[[], object] | None = None  # told before the first byte may leave
+        self._is_virgin = True  # nothing was tried to be sent on this connection
         self._connect_timeout_s = connect_timeout_s
         self._addresses: list[tuple[int, str]] = []
-        self._certificate: Certificate | None = None
+        self.certificate: Certificate | None = None
         self._parser: ResponseParser | None = None
         self._offset = 0
         self._started = 0.0
@@ -89,8 +102,21 @@ class Exchange:
         Raises: NoRoomError, with nothing begun.
         """
         self._addresses = list(addresses)
-        self._started = now
+        self._started = self.born = now
         self._connect(now)
+
+    def reuse(self, kept: Kept, now: float) -> None:
+        """Begin on a connection that is open already; the phase is IDLE again if it turns out dead."""
+        self.sock = kept.sock
+        self.certificate = kept.certificate
+        self.born = kept.born
+        self.is_reused = True
+        self._started = now
+        self._prepare_request(now)
+
+    def objects_to(self, certificate: Certificate) -> bool:
+        """Whether a peer with that certificate must not get the request."""
+        return bool(_objection(self.call, certificate.fingerprint))
 
     def _connect(self, now: float) -> None:
         self.attempts += 1
@@ -147,7 +173,7 @@ class Exchange:
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code == 0:
             try:
-                self.sock = context.wrap_socket(sock, do_handshake_on_connect=False)
+                self.sock = context.wrap_socket(sock, do_handshake_on_connect=False, session=self.session)
             except OSError as error:  # connected and already reset
                 code = error.errno or errno.ECONNRESET
         if code:
@@ -167,17 +193,20 @@ class Exchange:
             self.wants = WANT_WRITE
             return
         if self._is_right_peer(sock, now):
-            self.phase = SENDING
-            self._parser = ResponseParser(self.call.limit_bytes)
-            self._heard(now)
+            self._prepare_request(now)
+
+    def _prepare_request(self, now: float) -> None:
+        self.phase = SENDING
+        self._parser = ResponseParser(self.call.limit_bytes)
+        self._heard(now)
 
     def _is_right_peer(self, sock: ssl.SSLSocket, now: float) -> bool:
         try:
-            self._certificate = parse_certificate(sock.getpeercert(binary_form=True) or b"")
+            self.certificate = parse_certificate(sock.getpeercert(binary_form=True) or b"")
         except CertificateError as error:
             self.fail("refused", str(error), now)
             return False
-        reason = _objection(self.call, self._certificate.fingerprint)
+        reason = _objection(self.call, self.certificate.fingerprint)
         if reason:
             self.fail("refused", reason, now)
         return not reason
@@ -185,7 +214,10 @@ class Exchange:
     def _send(self, now: float) -> None:
         sock = self._tls_socket()
         request = memoryview(self.call.request)
+        if self._is_virgin and not self._begin_sending(sock):
+            return
         while self._offset < len(request):
+            was_virgin, self._is_virgin = self._is_virgin, False
             try:
                 self._offset += sock.send(request[self._offset :])
                 self._heard(now)
@@ -197,9 +229,31 @@ class Exchange:
                 self.wants = WANT_READ
                 return
             except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
+                if self.is_reused and was_virgin:  # the kernel refused the very first write whole
+                    self._retreat()
+                    return
                 break  # what it said before it closed may still be there
         self.phase = READING
         self.wants = WANT_READ
+
+    def _begin_sending(self, sock: ssl.SSLSocket) -> bool:
+        """Say that bytes leave from here on; False if the kept connection turned out dead before."""
+        if self.is_reused and not _is_quiet(sock):
+            self._retreat()
+            return False
+        if self.on_leaving is not None:
+            self.on_leaving()
+        return True
+
+    def _retreat(self) -> None:
+        """The kept connection was dead before we used it: begin anew on another one."""
+        self._drop_socket()
+        self._parser = None
+        self.certificate = None
+        self.is_reused = False
+        self._is_virgin = True
+        self.phase = IDLE
+        self.wants = WANT_NOTHING
 
     def _read(self, now: float) -> None:
         sock, parser = self._tls_socket(), self._response()
@@ -280,16 +334,24 @@ class Exchange:
 
     def _finish(self, now: float) -> None:
         parser = self._response()
-        self._say_goodbye()
+        if self.keeps and self._is_reusable(parser):
+            self.released, self.sock = self._tls_socket(), None
+        else:
+            self._say_goodbye()
         self._settle(
             Answer(
                 key=self.call.key,
                 status=parser.status,
                 body=parser.body,
                 rtt_s=now - self._started,
-                certificate=self._certificate,
+                certificate=self.certificate,
             )
         )
+
+    def _is_reusable(self, parser: ResponseParser) -> bool:
+        """Whether both sides are through with this exchange, and the agent waits for another one."""
+        is_whole = self._offset == len(self.call.request) and not parser.rest
+        return is_whole and parser.keeps_alive and not self._tls_socket().pending()
 
     def fail(self, kind: FailureKind, reason: str, now: float) -> None:
         """End with a failure; whether the request had begun to leave is known here."""
@@ -297,7 +359,7 @@ class Exchange:
             Answer(
                 key=self.call.key,
                 rtt_s=now - self._started if self._started else 0.0,
-                certificate=self._certificate,
+                certificate=self.certificate,
                 failure=Failure(kind, reason, sent=kind != "refused" and self.has_left),
             )
         )
@@ -316,7 +378,7 @@ class Exchange:
             self.fail("refused", reason, now)
         elif isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
             self._fail_closed(now)
-        elif not self.received and _is_refusal(error):
+        elif not self.received and not self.is_reused and _is_refusal(error):
             self.fail("refused", f"the agent refused our certificate: {reason}", now)
         elif self.phase == HANDSHAKE:
             self.fail("protocol", f"no TLS of ours: {reason}", now)
@@ -347,6 +409,8 @@ class Exchange:
     def abandon(self) -> None:
         """Close without an answer."""
         self._drop_socket()
+        self.phase = DONE
+        self.has_more = False
 
     # what is there by construction of the phases
 
@@ -373,6 +437,17 @@ def _objection(call: Call, shown: str) -> str:
     if shown in call.foreign or call.fingerprint not in (None, shown):
         return "certificate of another agent"
     return ""
+
+
+def _is_quiet(sock: ssl.SSLSocket) -> bool:
+    """Whether a connection that was kept is open, and the agent has said nothing since."""
+    try:
+        sock.recv(1)  # takes session tickets in passing
+    except ssl.SSLWantReadError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False  # the end, or bytes that nobody asked for
 
 
 def _is_refusal(error: ssl.SSLError) -> bool:

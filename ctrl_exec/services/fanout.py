@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 
 from ctrl_exec.common import process, tls
-from ctrl_exec.common.value import value
+from ctrl_exec.common.value import replace, value
 from ctrl_exec.services.loop import Loop, LoopLimits
 from ctrl_exec.services.transport import Answer, Call, Failure, Interrupt, Transport
 
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Call", "Failure", "FanOut", "FanOutSettings", "Interrupt", "Transport"]
 
 WORKERS_FROM = 16  # below, forking a worker costs more than it gains
-_HANDSHAKES_A_PROCESS = 64
+MAX_HANDSHAKES = 64  # in flight, of one process
 _FRAME = struct.Struct("!III")  # number of the call, bytes of what is known of it, bytes of the body
 _UNSENT = 0xFFFFFFFF  # in place of a number: the keys of the calls of which nothing had left
 _CHUNK_BYTES = 1 << 18
 _FAREWELL_S = 1.0
+_LATER_CONNECTIONS = 256
 
 
 @value
@@ -81,20 +82,30 @@ class FanOut:
         finally:
             crew.close()
 
+    def new_loop(self, calls: Sequence[tuple[int, Call]] = ()) -> Loop:
+        """A loop in this process for the owner to turn and close. Raises: CertificateError."""
+        limits = replace(self._limits(1), max_open=len(calls) + _LATER_CONNECTIONS)
+        return Loop(calls, self._current_context(), limits)
+
     def _limits(self, processes: int) -> LoopLimits:
-        each = max(1, min(_HANDSHAKES_A_PROCESS, self._settings.max_parallel // processes))
+        each = max(1, min(MAX_HANDSHAKES, self._settings.max_parallel // processes))
         return LoopLimits(connect_timeout_s=self._settings.connect_timeout_s, max_handshakes=each)
 
     def _current_context(self) -> ssl.SSLContext:
         """The TLS context, made anew when one of its files has been replaced."""
         settings = self._settings
-        current = tuple(_mark(path) for path in (settings.identity, settings.key, settings.ca) if path)
+        current = file_marks((settings.identity, settings.key or settings.identity, settings.ca))
         if self._context is None or current != self._context_of:
             self._context = tls.client_context(
                 settings.identity, settings.key or settings.identity, ca=settings.ca
             )
             self._context_of = current
         return self._context
+
+
+def file_marks(paths: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """What tells whether one of the files has been replaced."""
+    return tuple(_mark(path) for path in paths)
 
 
 def _mark(path: str) -> tuple[int, int]:

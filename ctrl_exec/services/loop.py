@@ -1,7 +1,9 @@
 """Many exchanges on one epoll loop, in one process and one thread.
 
 Owns what they share: descriptors, timers, the bound on handshakes in flight, the memory that
-answers take while they come in. It must not know what the calls ask, nor of other processes.
+answers take while they come in. `run` drives one set of calls; a process that lives longer adds
+calls as they come and turns the loop itself (see `warm_loop`). It must not know what the calls ask,
+nor of other processes.
 """
 
 from __future__ import annotations
@@ -34,21 +36,26 @@ _SPARE_FDS = 32
 _LARGE_BYTES = 256 * 1024  # answers below never have to wait for memory
 _LARGE_AT_ONCE = 2
 _MAX_WAIT_S = 60.0
+_STALE_TIMERS = 1024
 
 
 @value
 class LoopLimits:
-    """`max_handshakes` in flight at once, and how much of all answers is held before large ones wait."""
+    """`max_handshakes` in flight at once, and how much of all answers is held before large ones wait.
+
+    `max_open` connections, 0 for as many as there are calls to begin with.
+    """
 
     connect_timeout_s: float = 10.0
     max_handshakes: int = 64
     max_buffered_bytes: int = 64 << 20
+    max_open: int = 0
 
 
 class Loop:
     """Drives calls to their ends; `run` gives the answers with their numbers, as they come.
 
-    `resolve` replaces the system's resolver, see `Resolver`.
+    `resolve` replaces the system's resolver, see `Resolver`. `context` may be replaced at any time.
     """
 
     def __init__(
@@ -59,10 +66,10 @@ class Loop:
         interrupt: Interrupt | None = None,
         resolve: Callable[[str], bytes] | None = None,
     ) -> None:
-        self._context = context
+        self.context = context
         self._limits = limits
         self._interrupt = interrupt
-        self._queue = deque(Exchange(number, call, limits.connect_timeout_s) for number, call in calls)
+        self._queue: deque[Exchange] = deque()
         self._unresolved: dict[str, list[Exchange]] = {}
         self._open: dict[int, Exchange] = {}
         self._registered: dict[int, int] = {}
@@ -74,10 +81,12 @@ class Loop:
         self._paused: deque[Exchange] = deque()
         self._buffered = 0
         self._finished: list[Exchange] = []
-        self._max_open = room_for(len(self._queue))
-        self._left = len(self._queue)
+        self._max_open = room_for(limits.max_open or len(calls))
+        self._left = 0
         self._epoll = select.epoll()
         self._resolver = Resolver(limits.connect_timeout_s, self._watch, self._unwatch, resolve)
+        for number, call in calls:
+            self.add(number, call)
 
     def run(self) -> Iterator[tuple[int, Answer]]:
         """Answers until all are there or the interrupt is set."""
@@ -87,15 +96,39 @@ class Loop:
                 if self._is_interrupted():
                     self._tell_unsent()
                     return
-                self._turn()
-                finished, self._finished = self._finished, []
-                for each in finished:
-                    if each.answer is not None:
-                        yield each.index, each.answer
-                        each.answer = None
-                    self._release(each)
+                yield from self.turn()
         finally:
             self.close()
+
+    # for a process that lives longer than one set of calls
+
+    @property
+    def left(self) -> int:
+        """How many calls are without an answer."""
+        return self._left
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when a turn has something to do, but for its timers."""
+        return self._epoll.fileno()
+
+    def add(self, index: int, call: Call, on_leaving: Callable[[], object] | None = None) -> Exchange:
+        """One more call; `on_leaving` is told right before its first byte may leave."""
+        each = Exchange(index, call, self._limits.connect_timeout_s)
+        each.on_leaving = on_leaving
+        self._left += 1
+        if not self._begin_early(each, time.monotonic()):
+            self._queue.append(each)
+        return each
+
+    def turn(self, wait_s: float = _MAX_WAIT_S) -> Iterator[tuple[int, Answer]]:
+        """Wait for something to happen, have it happen, and give the answers that came of it."""
+        self._turn(wait_s)
+        finished, self._finished = self._finished, []
+        for each in finished:
+            if each.answer is not None:
+                yield each.index, each.answer
+                each.answer = None
+            self._release(each)
 
     def close(self) -> None:
         """Close everything that is still open."""
@@ -107,27 +140,32 @@ class Loop:
 
     # one turn
 
-    def _turn(self) -> None:
+    def _turn(self, wait_s: float) -> None:
         now = time.monotonic()
         self._start(now)
         if self._finished:
             return
-        ready = self._epoll.poll(self._wait_s(now), max(64, len(self._registered) + 1))
+        ready = self._epoll.poll(min(wait_s, self.wait_s(now)), max(64, len(self._registered) + 1))
         now = time.monotonic()
         again, self._again = self._again, []
+        others = []
         for fd, _ in ready:
             if fd in self._open:
                 self._step(self._open[fd], now)
             elif self._resolver.owns(fd):
                 self._resolved(self._resolver.receive(fd, now), now)
+            else:
+                others.append(fd)
         for each in again:
             if each.has_more and not each.is_paused:
                 self._step(each, now)
         # after the events: what arrived while we were busy elsewhere was not silence
         self._expire(now)
+        self._notice(others)
 
-    def _wait_s(self, now: float) -> float:
-        if self._again:
+    def wait_s(self, now: float) -> float:
+        """How long a turn would wait if nothing came."""
+        if self._again or self._finished:
             return 0.0
         moments = [now + _MAX_WAIT_S]
         if self._timers:
@@ -142,6 +180,8 @@ class Loop:
     def _start(self, now: float) -> None:
         while self._queue and self._has_room():
             each = self._queue.popleft()
+            if each.phase == states.DONE or self._begin_early(each, now):
+                continue
             deadline = each.call.deadline
             if deadline is not None and deadline <= now:
                 each.fail("timeout", "its time was over before its turn came", now)
@@ -157,11 +197,24 @@ class Loop:
 
     def _has_room(self) -> bool:
         most = self._limits.max_handshakes
-        return (
-            self._slots < most
-            and self._unsettled < most * _STALLED_TIMES
-            and len(self._open) < self._max_open
-        )
+        if self._slots >= most or self._unsettled >= most * _STALLED_TIMES:
+            return False
+        return self._has_descriptor()
+
+    def _has_descriptor(self) -> bool:
+        return len(self._open) < self._max_open
+
+    # what a loop with connections of its own does otherwise
+
+    def _begin_early(self, _each: Exchange, _now: float) -> bool:
+        """Whether the call has begun without a new connection."""
+        return False
+
+    def _keep(self, _each: Exchange, _now: float) -> None:
+        """Take over the connection of an exchange that ended well."""
+
+    def _notice(self, _fds: list[int]) -> None:
+        """The descriptors that were ready and are nobody's in this class."""
 
     def _open_one(self, each: Exchange, found: tuple[Addresses, str], now: float) -> None:
         addresses, reason = found
@@ -202,13 +255,18 @@ class Loop:
 
     def _step(self, each: Exchange, now: float) -> None:
         fd, phase, received, attempts = self._fd_of(each), each.phase, each.received, each.attempts
-        each.step(self._context, now)
+        each.step(self.context, now)
         self._buffered += each.received - received
         if each.phase != phase:
             self._note_progress(each, phase, now)
         if each.phase == states.DONE:
             self._forget(fd)
+            self._keep(each, now)
             self._finish(each)
+            return
+        if each.phase == states.IDLE:  # the kept connection was dead: another one
+            self._forget(fd)
+            self._queue.appendleft(each)
             return
         if each.attempts != attempts:  # the next address of the same name, perhaps the same descriptor
             self._forget(fd)
@@ -272,6 +330,9 @@ class Loop:
 
     def _schedule(self, each: Exchange, moment: float) -> None:
         each.due = moment
+        if len(self._timers) > _STALE_TIMERS + 4 * self._left:  # each holds a call and its request
+            self._timers = [entry for entry in self._timers if entry[2].phase != states.DONE]
+            heapq.heapify(self._timers)
         heapq.heappush(self._timers, (moment, next(self._order), each))
 
     def _expire(self, now: float) -> None:
@@ -357,11 +418,13 @@ class Loop:
         return self._interrupt is not None and self._interrupt.is_set()
 
     def _tell_unsent(self) -> None:
-        if self._interrupt is None or self._interrupt.on_unsent is None:
-            return
+        if self._interrupt is not None and self._interrupt.on_unsent is not None:
+            self._interrupt.on_unsent(self.unsent())
+
+    def unsent(self) -> tuple[str, ...]:
+        """The keys of the calls of which nothing has left."""
         waiting = itertools.chain(self._queue, *self._unresolved.values(), self._open.values())
-        unsent = (each.call.key for each in waiting if each.phase != states.DONE and not each.has_left)
-        self._interrupt.on_unsent(tuple(unsent))
+        return tuple(each.call.key for each in waiting if each.phase != states.DONE and not each.has_left)
 
 
 def room_for(connections: int) -> int:

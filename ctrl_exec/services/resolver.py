@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _MAX_CHILDREN = 16  # a slow server is asked this many names at once; each child costs a page table
 _MAX_ADDRESSES = 4  # a name with more is tried on its first ones only
 _REPLY_LIMIT_BYTES = 4096
+_KNOWN_FOR_S = 30.0  # so that a loop that never rests hears of a host that moved
 
 
 def literal(host: str) -> Addresses:
@@ -62,7 +63,7 @@ class _Child:
 
 
 class Resolver:
-    """Resolves the names of one set of calls, each once.
+    """Resolves names, each once in half a minute.
 
     `watch(fd)` is called for each descriptor the owner must poll, `unwatch(fd)` before it closes;
     readable ones are handed to `receive`. `resolve` runs in a child and replaces the system's resolver
@@ -82,12 +83,15 @@ class Resolver:
         self._unwatch = unwatch
         self._known: dict[str, tuple[Addresses, str]] = {}
         self._asked: set[str] = set()
+        self._known_since = 0.0
         self._waiting: deque[str] = deque()
         self._children: dict[int, _Child] = {}
         self._last_progress = 0.0
 
     def lookup(self, host: str, now: float) -> tuple[Addresses, str] | None:
         """The addresses and what went wrong, or None while a child is being asked."""
+        if self._known and not self.is_busy and now - self._known_since >= _KNOWN_FOR_S:
+            self._forget()
         found = self._known.get(host)
         if found is not None:
             return found
@@ -150,12 +154,24 @@ class Resolver:
             moments.append(self._last_progress + self._timeout_s)
         return min(moments, default=None)
 
+    def rest(self) -> None:
+        """Nothing is asked now: forget what is known and end the children, until the next name."""
+        if not self.is_busy:
+            self._forget()
+            self.close()
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._asked.clear()
+
     def close(self) -> None:
         """End all children."""
         for fd in tuple(self._children):
             self._drop(fd)
 
     def _settle(self, name: str, addresses: Addresses, reason: str) -> Outcome:
+        if not self._known:
+            self._known_since = self._last_progress
         self._known[name] = (addresses, reason)
         return name, addresses, reason
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.fleet import Answer, Fleet
 from tests.support.polling import eventually
-from tests.support.processes import Running, children_of, command, environment
+from tests.support.processes import Running, children_of, command, environment, request_children_of
 
 
 def results_of(answer: Answer) -> list[dict[str, object]]:
@@ -251,7 +251,8 @@ def test_a_client_that_hangs_up_leaves_a_run_that_goes_on(fleet: Fleet, gate: Pa
         record = running_record(fleet)
     assert fleet.api is not None
     eventually(
-        lambda: not children_of(fleet.api.pid) if fleet.api else False, what="the request child has gone"
+        lambda: not request_children_of(fleet.api.pid) if fleet.api else False,
+        what="the request child has gone",
     )
     assert "completed" not in status(fleet, record["reqid"])
     gate.touch()
@@ -272,7 +273,7 @@ def test_killing_the_request_child_frees_the_lock_and_the_record_tells_the_truth
             b"POST /run HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%s" % (len(payload), payload)
         )
         record = running_record(fleet)
-        for child in children_of(fleet.api.pid):
+        for child in request_children_of(fleet.api.pid):
             os.kill(child, signal.SIGKILL)
     eventually(lambda: fleet.cli_json("list-locks")["locks"] == [])
     again = fleet.http("POST", "/run", {"hosts": ["host-a"], "script": "gate", "args": [str(gate)]})

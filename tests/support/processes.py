@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.support.polling import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
+WORKER_NAME = "ctrl-exec-fan"
 PROGRAMS = {
     "ctrl-exec": "ctrl_exec.cli.main",
     "ctrl-exec-api": "ctrl_exec.api.main",
@@ -130,3 +131,20 @@ def children_of(pid: int) -> Sequence[int]:
         return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except FileNotFoundError:
         return []
+
+
+def workers_of(pid: int) -> Sequence[int]:
+    """The pids of an API daemon's fan-out workers."""
+    return [each for each in children_of(pid) if _name_of(each) == WORKER_NAME]
+
+
+def request_children_of(pid: int) -> Sequence[int]:
+    """The pids of an API daemon's children that serve a client."""
+    return [each for each in children_of(pid) if _name_of(each) not in (WORKER_NAME, "")]
+
+
+def _name_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
