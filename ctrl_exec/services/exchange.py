@@ -9,9 +9,13 @@ of what is asked.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import ssl
+import struct
+import sys
+import termios
 from contextlib import suppress
 
 from ctrl_exec.common import tls
@@ -39,6 +43,7 @@ _FRAMING_BYTES = 1 << 20  # heads, chunk sizes and trailers beside the body; an 
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # alerts that say the agent does not trust us: with TLS 1.3 they arrive after our request has left,
 # but before a server that asked for a certificate has read any of it
+_RESET = struct.pack("ii", 1, 0)  # linger: on, for no time
 _CUT_SHORT = "connection closed before the answer was complete"
 _REFUSALS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "DECRYPT_ERROR", "HANDSHAKE_FAILURE")
 
@@ -366,6 +371,8 @@ class Exchange:
 
     def _settle(self, answer: Answer) -> None:
         self.answer = answer
+        if answer.failure is not None:
+            self._take_back()
         self.phase = DONE
         self.wants = WANT_NOTHING
         self.has_more = False
@@ -401,6 +408,16 @@ class Exchange:
         with suppress(OSError, ValueError):  # one try: a close_notify, nobody waits for the other
             self._tls_socket().unwrap()
 
+    def _take_back(self) -> None:
+        """Drop what the peer has not acknowledged: the kernel would go on sending after the close.
+
+        A request of which we have said that nobody knows must not arrive minutes later, when the network
+        is there again.
+        """
+        with suppress(OSError):
+            if self.has_left and self.sock is not None and _unacknowledged_bytes(self.sock):
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
     def _drop_socket(self) -> None:
         if self.sock is not None:
             self.sock.close()
@@ -408,6 +425,7 @@ class Exchange:
 
     def abandon(self) -> None:
         """Close without an answer."""
+        self._take_back()
         self._drop_socket()
         self.phase = DONE
         self.has_more = False
@@ -437,6 +455,11 @@ def _objection(call: Call, shown: str) -> str:
     if shown in call.foreign or call.fingerprint not in (None, shown):
         return "certificate of another agent"
     return ""
+
+
+def _unacknowledged_bytes(sock: socket.socket) -> int:
+    counted = fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4))  # Source: tcp(7), SIOCOUTQ
+    return int.from_bytes(counted, sys.byteorder)
 
 
 def _is_quiet(sock: ssl.SSLSocket) -> bool:

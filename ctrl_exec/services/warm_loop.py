@@ -7,6 +7,7 @@ wants polled. It must not know whose calls they are.
 from __future__ import annotations
 
 import select
+import socket
 import time
 
 from ctrl_exec.services import exchange as states
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from ctrl_exec.services.loop import LoopLimits
     from ctrl_exec.services.resolver import Addresses
     from ctrl_exec.services.transport import Call
+
+_PROBE_AFTER_S = 30
+_PROBE_EVERY_S = 10
 
 
 class WarmLoop(Loop):
@@ -123,9 +127,22 @@ class WarmLoop(Loop):
 
     def _keep(self, each: Exchange, now: float) -> None:
         if each.released is not None and each.certificate is not None:
+            if not each.is_reused:
+                self._watch_line(each.released)
             place = (each.call.host, each.call.port)
             self._pool.put(Kept(place, each.released, each.certificate, each.born), now)
             each.released = None
+
+    def _watch_line(self, sock: socket.socket) -> None:
+        """Have the kernel find out that a host has gone, before a call does or soon after it was sent."""
+        patience_ms = max(1, int(self._limits.connect_timeout_s * 1000))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, wanted in (
+            (socket.TCP_KEEPIDLE, _PROBE_AFTER_S),
+            (socket.TCP_KEEPINTVL, _PROBE_EVERY_S),
+            (socket.TCP_USER_TIMEOUT, patience_ms),
+        ):
+            sock.setsockopt(socket.IPPROTO_TCP, option, wanted)
 
     def _expire(self, now: float) -> None:
         super()._expire(now)

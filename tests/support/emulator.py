@@ -42,7 +42,9 @@ class Agent:
     """One emulated agent: who it is and how it behaves.
 
     `stdout_bytes` adds that many `x` to stdout, `date_shift_s` a `Date` header of a clock that is so far off. `older` speaks as agents of the Perl system do:
-    HTTP/1.0 answers, no `features`, no encoding, no detached runs.
+    HTTP/1.0 answers, no `features`, no encoding, no detached runs. After `closes_after` requests a
+    connection is closed although it was to stay open, after `breaks_after` the next request on it is read
+    and the connection reset. `tickets` of TLS are given out.
     """
 
     name: str
@@ -65,6 +67,9 @@ class Agent:
     status: int = 200
     truncated: dict[str, int] = field(default_factory=dict)
     date_shift_s: float | None = None
+    closes_after: int = 0
+    breaks_after: int = 0
+    tickets: int = 0
 
 
 class GoneError(Exception):
@@ -79,6 +84,9 @@ class Connection:
         self.agent = agent
         self.emulator = emulator
         self.received = bytearray()
+        self.number = next(emulator.numbers)
+        self.served = 0
+        self.keeps = False
         self.steps: Steps = self.serve()
 
     def serve(self) -> Steps:
@@ -95,15 +103,22 @@ class Connection:
             if request is None:
                 return
             method, path, headers, body = request
-            self.emulator.note(self.agent, method, path, headers, body)
+            assert isinstance(self.sock, ssl.SSLSocket)
+            self.emulator.note(
+                self.agent, method, path, headers, body, self.number, bool(self.sock.session_reused)
+            )
+            if self.agent.breaks_after and self.served >= self.agent.breaks_after:
+                self.reset()
+            self.served += 1
             if lie is not None:
                 yield from lie.tell(self, path, body)
                 return
             if self.agent.recorded:
                 yield from self.send(self.agent.recorded.encode("latin-1"))
                 return
+            self.keeps = not self.agent.older and headers.get("connection", "").lower() == "keep-alive"
             yield from self.answer(method, path, body)
-            if self.agent.older or headers.get("connection", "").lower() != "keep-alive":
+            if not self.keeps or self.served == self.agent.closes_after:
                 self.goodbye()
                 return
 
@@ -199,7 +214,8 @@ class Connection:
             lines.append(f"Content-Length: {length}")
         if self.agent.date_shift_s is not None:
             lines.append(f"Date: {formatdate(time.time() + self.agent.date_shift_s, usegmt=True)}")
-        return "\r\n".join([*lines, "Connection: close", "", ""]).encode()
+        connection = "keep-alive" if self.keeps else "close"
+        return "\r\n".join([*lines, f"Connection: {connection}", "", ""]).encode()
 
     def send(self, payload: bytes) -> Steps:
         view = memoryview(payload)
@@ -389,6 +405,7 @@ class Emulator:
         self.port: int = self.listener.getsockname()[1]
         self._epoll = select.epoll()
         self._connections: dict[int, Connection] = {}
+        self.numbers = itertools.count(1)
         self._sleepers: list[tuple[float, int, Connection]] = []
         self._order = itertools.count()
 
@@ -396,17 +413,29 @@ class Emulator:
         """The agent's own context, made at its first connection."""
         if agent.pem not in self._contexts:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.num_tickets = 0
+            context.num_tickets = agent.tickets
             context.load_cert_chain(agent.pem)
             context.load_verify_locations(agent.ca)
             context.verify_mode = ssl.CERT_REQUIRED
             self._contexts[agent.pem] = context
         return self._contexts[agent.pem]
 
-    def note(self, agent: Agent, method: str, path: str, headers: dict[str, str], body: Any) -> None:
+    def note(
+        self,
+        agent: Agent,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: Any,
+        connection: int,
+        is_resumed: bool,
+    ) -> None:
         """Write the request down for the tests."""
         if self._log is not None:
-            line = {"host": agent.name, "method": method, "path": path, "headers": headers, "body": body}
+            line = {
+                "host": agent.name, "method": method, "path": path, "headers": headers, "body": body,
+                "connection": connection, "resumed": is_resumed,
+            }  # fmt: skip
             self._log.write(json.dumps(line) + "\n")
 
     def begin(self, agent: Agent, reqid: str, script: str, result: dict[str, Any]) -> None:
