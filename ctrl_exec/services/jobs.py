@@ -284,5 +284,7 @@ def send_job(link: socket.socket, job: bytes, marks: int) -> None:
 
 def receive_job(link: socket.socket, limit_bytes: int) -> tuple[bytes, list[int]]:
     """Bytes of a job, and descriptors that came with them. Raises: OSError."""
-    chunk, fds, _, _ = socket.recv_fds(link, limit_bytes, 1, socket.MSG_CMSG_CLOEXEC)
+    chunk, fds, _, _ = socket.recv_fds(link, limit_bytes, 1)
+    for fd in fds:
+        os.set_inheritable(fd, False)  # recv_fds passes no flags on
     return chunk, list(fds)

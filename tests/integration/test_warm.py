@@ -6,6 +6,7 @@ import io
 import os
 import select
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from ctrl_exec.services.transport import Answer, Call, Interrupt
 from ctrl_exec.services.warm import WarmTransport
 from ctrl_exec.services.warm_crew import WarmCrew
 from ctrl_exec.services.warm_worker import WarmSettings
+from tests.integration.test_fanout_faults import namespace
 from tests.support.emulated import Fleet
 from tests.support.polling import eventually
 from tests.support.processes import workers_of
@@ -32,14 +34,18 @@ class Warmth:
 
     BARE = 8  # descriptors of a worker without jobs: standard ones, listener, epoll, pipe, its daemon
 
-    def __init__(self, fleet: Fleet, home: Path, *, idle_s: float = 300, workers: int = 2) -> None:
+    def __init__(
+        self, fleet: Fleet, home: Path, *, idle_s: float = 300, workers: int = 2, connect_timeout_s: float = 5
+    ) -> None:
         self.directory = str(home / "workers")
         self.revoked = home / "revoked.json"
         self.identity = home / "identity.pem"
         self.identity.write_bytes(fleet.identity.pem.read_bytes())
         self.log = io.StringIO()
         self.crew = WarmCrew(self.directory, Log("test", stream=self.log))
-        fan_out = FanOutSettings(identity=str(self.identity), ca=fleet.ca, connect_timeout_s=5)
+        fan_out = FanOutSettings(
+            identity=str(self.identity), ca=fleet.ca, connect_timeout_s=connect_timeout_s
+        )
         self.settings = WarmSettings(fan_out, idle_s, str(self.revoked), workers)
         self.transport = WarmTransport(self.directory, workers, FanOut(fan_out))
         self.crew.start(self.settings)
@@ -415,12 +421,42 @@ def test_few_descriptors_bound_the_connections(fleet: Fleet, tmp_path: Path) -> 
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == limits
 
 
+@pytest.mark.root
+def test_a_cut_network_loses_the_call_and_never_delivers_it_later(tmp_path: Path) -> None:
+    """The request is in our kernel when the line is cut; when the line is back, it has not gone out."""
+    with namespace() as (name, ip):
+        link = f"ceb{name.removeprefix('ce')}"
+
+        def turn(state: str) -> None:
+            subprocess.run(["ip", "-n", name, "link", "set", link, state], check=True)
+
+        far = Fleet(tmp_path / "far", command_prefix=("ip", "netns", "exec", name))
+        far.add("far", ip=ip)
+        with far:
+            warmth = Warmth(far, tmp_path, connect_timeout_s=2)
+            try:
+                assert are_good(warmth.ask([kept_call(far, "far")]))
+                turn("down")
+                cut = kept_call(far, "far", body={"reqid": "cut"}, read_timeout_s=30)
+                failure = warmth.ask([cut])["far"].failure
+                assert failure is not None
+                assert (failure.kind, failure.sent) == ("lost", True)
+                # a packet that waits for its neighbour's address is in the network already
+                subprocess.run(["ip", "neigh", "flush", "to", ip], check=False, capture_output=True)
+                turn("up")
+                eventually(lambda: are_good(warmth.ask([kept_call(far, "far")])))
+                eventually(lambda: are_good(warmth.ask([kept_call(far, "far")])))
+                assert "cut" not in [each["body"]["reqid"] for each in far.requests("far")]
+            finally:
+                warmth.close()
+
+
 @pytest.mark.long
 def test_a_thousand_agents_stay_connected_and_all_is_given_back(tmp_path: Path) -> None:
     many = Fleet(tmp_path / "fleet")
     many.add_many(1000)
     with many:
-        warmth = Warmth(many, tmp_path, idle_s=3)
+        warmth = Warmth(many, tmp_path, idle_s=15)
         try:
             bare = warmth.descriptors()
             for _ in range(3):
