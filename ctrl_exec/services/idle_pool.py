@@ -57,7 +57,7 @@ class IdlePool:
         self._limits = limits
         self._kept: dict[int, Kept] = {}  # longest idle first
         self._at: dict[Place, list[Kept]] = {}
-        self._sessions: dict[Place, ssl.SSLSession] = {}
+        self._sessions: dict[Place, tuple[ssl.SSLSession, float]] = {}  # and the end of its certificate
         self.watch: Callable[[int], None] = _nothing
         self.unwatch: Callable[[int], None] = _nothing
 
@@ -88,9 +88,13 @@ class IdlePool:
         self._remove(kept)
         return kept
 
-    def session(self, place: Place) -> ssl.SSLSession | None:
-        """A session to resume, which is then used up. Source: RFC 8446 appendix C.4."""
-        return self._sessions.pop(place, None)
+    def session(self, place: Place, epoch_s: float) -> ssl.SSLSession | None:
+        """A session to resume, which is then used up. Source: RFC 8446 appendix C.4.
+
+        None where the certificate has ended meanwhile, for at a resumption nobody looks at it.
+        """
+        session, ends_at = self._sessions.pop(place, (None, 0.0))
+        return session if ends_at > epoch_s else None
 
     def heard(self, fd: int) -> None:
         """The agent has said something nobody asked for, or closed: in both cases it is over."""
@@ -149,7 +153,7 @@ class IdlePool:
             if session is not None and session.has_ticket:
                 while len(self._sessions) >= self._limits.max_sessions:
                     del self._sessions[next(iter(self._sessions))]
-                self._sessions[kept.place] = session
+                self._sessions[kept.place] = (session, kept.certificate.not_after.timestamp())
 
     def discard(self, kept: Kept) -> None:
         """Close one that was taken and is of no use."""

@@ -122,7 +122,7 @@ class WarmLoop(Loop):
         return False
 
     def _open_one(self, each: Exchange, found: tuple[Addresses, str], now: float) -> None:
-        each.session = self._pool.session((each.call.host, each.call.port))
+        each.session = self._pool.session((each.call.host, each.call.port), time.time())
         super()._open_one(each, found, now)
 
     def _keep(self, each: Exchange, now: float) -> None:
