@@ -91,13 +91,15 @@ class WarmCrew:
         pid = process.fork_child(lambda: warm_worker.work(settings, listener, daemon, delay_s))
         self._workers[pid] = (number, time.monotonic())
 
-    def retire(self) -> None:
-        """Tell the workers to take no more jobs; they end when those they have are over."""
-        for pid in self._workers:
+    def retire(self) -> tuple[int, ...]:
+        """Tell the workers to take no more jobs; they end when those they have are over. Gives their pids."""
+        pids = tuple(self._workers)
+        for pid in pids:
             self._retired.add(pid)
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGHUP)
         self._workers = {}
+        return pids
 
     def leave(self) -> None:
         """Let go of the listening sockets; what each forked child of the daemon does, too."""

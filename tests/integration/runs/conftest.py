@@ -26,6 +26,11 @@ def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield fleet
 
 
-@pytest.fixture
-def bench(tmp_path: Path, agents: Fleet) -> Bench:
-    return Bench(tmp_path, agents)
+@pytest.fixture(params=["fresh", "warm"])
+def bench(tmp_path: Path, agents: Fleet, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """A dispatcher that connects anew for each call, and one with a daemon's fan-out workers."""
+    made = Bench(tmp_path, agents, is_warm=request.param == "warm")
+    try:
+        yield made
+    finally:
+        made.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -12,7 +13,7 @@ from typing import Any
 from ctrl_exec.common.log import Log
 from ctrl_exec.common.process import fork_child, wait_status
 from ctrl_exec.config import Config, parse_config
-from ctrl_exec.dispatcher import Dispatcher
+from ctrl_exec.dispatcher import Dispatcher, open_crew, warm_settings, warm_transport
 from ctrl_exec.operations.run import RunReport, RunRequest, run
 from ctrl_exec.operations.status import status
 from ctrl_exec.services.authority import Caller
@@ -25,7 +26,7 @@ CALLER = Caller("tester", via="cli", auth="claimed")
 class Bench:
     """One dispatcher's directories and what tests do with them."""
 
-    def __init__(self, home: Path, fleet: Fleet) -> None:
+    def __init__(self, home: Path, fleet: Fleet, *, is_warm: bool = False) -> None:
         self.home = home
         self.fleet = fleet
         self.lines = io.StringIO()
@@ -36,6 +37,27 @@ class Bench:
         for name in ("etc", "state"):
             (home / name).mkdir(exist_ok=True)
         fleet.register(home / "state" / "agents")
+        self.pids: tuple[int, ...] = ()
+        self.crew = open_crew(self.config, Log("test", stream=io.StringIO())) if is_warm else None
+        if self.crew is not None:
+            self.crew.start(warm_settings(self.config))
+
+    def reload(self) -> None:
+        """Have the daemon's workers, if there are any, follow the settings."""
+        if self.crew is not None:
+            self.pids += self.crew.retire()
+            self.crew.start(warm_settings(self.config))
+
+    def close(self) -> None:
+        """End the workers."""
+        if self.crew is None:
+            return
+        self.pids += self.crew.retire()
+        self.crew.leave()
+        for pid in self.pids:  # a job that a test left would keep them
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            wait_status(pid)
 
     @property
     def text(self) -> str:
@@ -60,6 +82,8 @@ class Bench:
         """A dispatcher whose clock is ahead of the world's."""
         import time
 
+        if self.crew is not None:
+            parts.setdefault("transport", warm_transport(self.config))
         return Dispatcher(
             self.config,
             Log("test", stream=self.lines),

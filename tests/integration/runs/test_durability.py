@@ -129,7 +129,8 @@ def test_fifty_runs_in_flight_survive_the_death_of_their_carriers(bench: Bench) 
     """50 carriers killed at once: every record is completed by one round after the agents are done."""
     registry = bench.dispatcher().registry
     slow = registry.get("slow")
-    names = [f"slow-{number:02d}" for number in range(50)]
+    mark = os.urandom(3).hex()  # the agents are shared, and tell of all that was ever sent
+    names = [f"slow-{mark}-{number:02d}" for number in range(50)]
     for name in names:
         registry.save(type(slow)(**{**vars(slow), "hostname": name}))
 

@@ -531,6 +531,7 @@ def test_no_process_for_a_detached_carrier(agents: Fleet) -> None:
 def test_an_identity_that_can_not_be_used_starts_nothing(bench: Bench, is_async: bool) -> None:
     """The error names it, the record says `cancelled`, the locks are free, nothing runs later."""
     bench.settings["cert"] = bench.settings["key"] = bench.home / "none.pem"
+    bench.reload()
     if is_async:
         assert bench.run("host-0001", is_async=True).pending == ("host-0001",)
     else:
