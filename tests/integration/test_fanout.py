@@ -20,12 +20,9 @@ FEW, MANY = 3, WORKERS_FROM + 24
 
 
 def workers() -> set[int]:
-    """Our children that are no fleet of emulated agents."""
-    return {
-        pid
-        for pid in children_of(os.getpid())
-        if b"emulator" not in Path(f"/proc/{pid}/cmdline").read_bytes()
-    }
+    """Our children that were forked and have not become another program."""
+    own = Path("/proc/self/cmdline").read_bytes()
+    return {pid for pid in children_of(os.getpid()) if Path(f"/proc/{pid}/cmdline").read_bytes() == own}
 
 
 def engine(fleet: Fleet, **options: object) -> FanOut:
