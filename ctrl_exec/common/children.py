@@ -80,12 +80,13 @@ class Children:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 break
-            if found is None:
+            if found is None and ended:
                 return ended
-            if found.si_pid not in self._live:
+            if found is None or found.si_pid not in self._live:
                 break
             self._bury(found.si_pid, ended)
-        # a child that is not ours waits first in line, or somebody else took statuses: ask for each
+        # a child that is not ours waits first in line, or we were woken and none is there because
+        # somebody else took its status: ask for each
         for pid in list(self._live):
             self._bury(pid, ended)
         return ended
