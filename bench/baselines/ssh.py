@@ -53,7 +53,10 @@ class SshServer:
         return ["ssh", "-F", str(self.config), *options, host, *command]
 
     def stop(self) -> None:
-        """End it and the masters that hang on it."""
+        """End it and the masters that hang on it: the sessions they hold would outlive sshd."""
+        for path in [*self.home.glob("cm-*"), *self.home.glob("cp/*")]:
+            argv = ["ssh", "-F", str(self.config), "-o", f"ControlPath={path}", "-O", "exit", "any"]
+            subprocess.run(argv, capture_output=True, check=False, timeout=10)
         self.daemon.stop()
 
 
