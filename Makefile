@@ -1,5 +1,6 @@
 # make demo and make test do everything on a fresh Debian machine; the rest is for those who build here.
-PYTHON  ?= python3
+# Debian's own first: the service user cannot start one that lives below somebody's home
+PYTHON  ?= $(firstword $(wildcard /usr/bin/python3) python3)
 VENV    := .venv
 BIN     := $(VENV)/bin
 PREFIX  ?= /usr/local

@@ -26,7 +26,7 @@ from tests.support import processes
 from tests.support.legacy import LegacyDeployment
 from tests.support.pairing import Instance, RawAgent, RawClient, listening, queue_one
 from tests.support.polling import eventually
-from tests.support.processes import children_of
+from tests.support.processes import children_of, needs_other_user
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -583,6 +583,7 @@ def test_what_root_sets_up_has_the_owners_of_the_contract(shared: Instance) -> N
 
 
 @needs_root
+@needs_other_user
 def test_the_listener_is_the_service_user_and_holds_nothing_of_the_ca(shared: Instance) -> None:
     """All its ids are dropped, no descriptor leads to the CA's directory, and it can't read the key."""
     with shared.pairing_mode() as pairing:
@@ -606,6 +607,7 @@ def test_the_listener_is_the_service_user_and_holds_nothing_of_the_ca(shared: In
 
 
 @needs_root
+@needs_other_user
 def test_signing_commands_hand_their_files_over(shared: Instance) -> None:
     """Records and revocations are root's with the service's group, answers and contacts the service's."""
     with shared.pairing_mode() as pairing:
@@ -624,6 +626,7 @@ def test_signing_commands_hand_their_files_over(shared: Instance) -> None:
 
 
 @needs_root
+@needs_other_user
 def test_the_service_user_can_look_and_not_decide(shared: Instance) -> None:
     """list-agents works as the service user; approve and revoke fail with a reason, and change nothing."""
     with shared.pairing_mode() as pairing:

@@ -274,7 +274,8 @@ def test_killing_the_request_child_frees_the_lock_and_the_record_tells_the_truth
         )
         record = running_record(fleet)
         for child in request_children_of(fleet.api.pid):
-            os.kill(child, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
     eventually(lambda: fleet.cli_json("list-locks")["locks"] == [])
     again = fleet.http("POST", "/run", {"hosts": ["host-a"], "script": "gate", "args": [str(gate)]})
     assert [(each["exit"], each["state"], each["error"]) for each in results_of(again)] == [
@@ -379,7 +380,8 @@ def test_killing_the_agents_child_is_told_truly(own_fleet: Fleet, gate: Path) ->
     agent = own_fleet.agents["host-a"].running
     assert agent is not None
     for child in children_of(agent.pid):
-        os.kill(child, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
     thread.join(60)
     assert answers[0].status == 200
     gate.touch()

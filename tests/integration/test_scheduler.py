@@ -20,7 +20,7 @@ from ctrl_exec.services.results import ResultStore
 from tests.integration.runs.dispatching import Bench, killed_at
 from tests.support.emulated import Fleet
 from tests.support.polling import eventually
-from tests.support.processes import Running, command, environment, run
+from tests.support.processes import Running, command, environment, needs_other_user, run
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +185,7 @@ def test_a_round_that_fails_does_not_end_it(bench: Bench) -> None:
 
 
 @pytest.mark.root
+@needs_other_user
 def test_as_root_it_becomes_the_service_user(bench: Bench) -> None:
     """It owns nothing as root; what it writes belongs to the service user."""
     if os.geteuid() != 0:

@@ -20,9 +20,9 @@ import pytest
 
 from tests.support.fleet import Fleet
 from tests.support.polling import eventually
-from tests.support.processes import command, environment
+from tests.support.processes import command, environment, needs_other_user
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, needs_other_user]
 NOBODY = 65534
 HOOK = """\
 #!/bin/sh

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.cli.instance import Instance
-from tests.support.processes import ROOT, environment, run
+from tests.support.processes import ROOT, environment, needs_other_user, run
 
 HEAVY = {
     "argparse", "asyncio", "dataclasses", "difflib", "email", "http", "inspect", "ipaddress", "logging", "ssl",
@@ -127,6 +127,7 @@ def owned(tmp_path: Path) -> Iterator[Instance]:
 
 
 @pytest.mark.root
+@needs_other_user
 def test_root_becomes_the_service_user_before_it_touches_state(owned: Instance) -> None:
     """Everything a run leaves behind belongs to the service user."""
     ended = owned.cli("run", "web-01", "deploy")
@@ -140,6 +141,7 @@ def test_root_becomes_the_service_user_before_it_touches_state(owned: Instance) 
 
 
 @pytest.mark.root
+@needs_other_user
 def test_the_service_user_cannot_use_what_only_root_may_read(owned: Instance) -> None:
     """The privileges are gone for good: a key of root's is out of reach, and said so."""
     os.chown(owned.fleet.identity.pem, 0, 0)
