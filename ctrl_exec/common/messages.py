@@ -17,7 +17,7 @@ from ctrl_exec.common.value import fields, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any, TypeVar
 
     T = TypeVar("T")
@@ -30,6 +30,8 @@ MAX_ARG_BYTES = 131_071  # the kernel's MAX_ARG_STRLEN less the NUL. Source: exe
 MAX_ARGS_BYTES = 512 * 1024
 ENCODINGS = ("utf-8", "base64")
 MAX_TIMEOUT_S = 7 * 86_400
+MAX_SECRETS = 256
+MAX_SECRETS_BYTES = 256 * 1024
 _RTT_DIGITS = 12  # more are no time that anything took
 
 STATES = (
@@ -51,6 +53,11 @@ class RunCommand:
     is_async: bool | None = None
     timeout: int | None = None
     encoding: str | None = None
+    stream: bool | None = None
+    secrets: Mapping[str, str] | None = None
+
+    def __repr__(self) -> str:  # no token and no secret may get into a log or a traceback by it
+        return f"RunCommand(script={self.script!r}, reqid={self.reqid!r})"
 
 
 @value
@@ -133,6 +140,8 @@ def decode_run(body: bytes) -> RunCommand:
         is_async=flag_of(found, "async"),
         timeout=bounded_of(found, "timeout", 1, MAX_TIMEOUT_S),
         encoding=encoding_of(found),
+        stream=flag_of(found, "stream"),
+        secrets=secrets_of(found),
     )
 
 
@@ -265,6 +274,27 @@ def arguments_of(found: dict[str, Any]) -> tuple[str, ...]:
     if total > MAX_ARGS_BYTES:
         raise MessageError(f"args: {total} bytes in all, at most {MAX_ARGS_BYTES}", field="args")
     return args
+
+
+def secrets_of(found: dict[str, Any]) -> dict[str, str] | None:
+    """The `secrets` of a run, None without them. Raises: MessageError, which repeats none of them."""
+    given = _typed(
+        found,
+        "secrets",
+        lambda each: isinstance(each, dict) and all(isinstance(text, str) for text in each.values()),
+        "an object of strings",
+    )
+    if given is None:
+        return None
+    if len(given) > MAX_SECRETS:
+        raise MessageError(f"secrets: {len(given)} of them, at most {MAX_SECRETS}", field="secrets")
+    size = sum(
+        len(name.encode("utf-8", "replace")) + len(text.encode("utf-8", "replace"))
+        for name, text in given.items()
+    )
+    if size > MAX_SECRETS_BYTES:
+        raise MessageError(f"secrets: {size} bytes in all, at most {MAX_SECRETS_BYTES}", field="secrets")
+    return dict(given)
 
 
 def encoding_of(found: dict[str, Any]) -> str | None:

@@ -31,8 +31,25 @@ def test_absent_options_are_not_sent_so_that_older_peers_see_the_plain_message()
 
 
 def test_unknown_keys_are_ignored_on_this_wire() -> None:
-    found = messages.decode_run(b'{"script": "a", "reqid": "abababab", "stream": true, "later": {}}')
+    found = messages.decode_run(b'{"script": "a", "reqid": "abababab", "later": {}}')
     assert found == RunCommand("a", (), "abababab")
+
+
+def test_streaming_and_secrets_round_trip_and_no_representation_shows_a_secret() -> None:
+    command = RunCommand("a", (), "abababab", token="t0ken", stream=True, secrets={"DB": "pass-word"})
+    assert messages.decode_run(messages.encode_run(command)) == command
+    assert "pass-word" not in repr(command)
+    assert "t0ken" not in repr(command)
+
+
+@pytest.mark.parametrize(
+    "wrong", [["hush"], {"a": 1}, "hush", {str(each): "hush" for each in range(257)}, {"a": "hush" * 70_000}]
+)
+def test_wrong_secrets_are_refused_without_repeating_them(wrong: object) -> None:
+    with pytest.raises(MessageError) as caught:
+        messages.decode_run(json.dumps(GOOD | {"secrets": wrong}).encode())
+    assert caught.value.field == "secrets"
+    assert "hush" not in str(caught.value)
 
 
 GOOD: dict[str, object] = {"script": "a", "reqid": "abababab"}
@@ -45,7 +62,7 @@ GOOD: dict[str, object] = {"script": "a", "reqid": "abababab"}
         ({"args": [1]}, "args"), ({"args": ["a\0b"]}, "args"), ({"args": ["x"] * 1025}, "args"),
         ({"args": ["x" * 131_072]}, "args"), ({"args": ["x" * 131_000] * 5}, "args"), ({"args": ["\ud800"]}, "args"),
         ({"username": 1}, "username"), ({"token": []}, "token"), ({"async": "yes"}, "async"), ({"timeout": 0}, "timeout"),
-        ({"timeout": True}, "timeout"), ({"timeout": 1.5}, "timeout"), ({"encoding": "latin-1"}, "encoding"),
+        ({"timeout": True}, "timeout"), ({"stream": 1}, "stream"), ({"timeout": 1.5}, "timeout"), ({"encoding": "latin-1"}, "encoding"),
     ],
 )  # fmt: skip
 def test_a_wrong_field_is_named(change: dict[str, object], field: str) -> None:
