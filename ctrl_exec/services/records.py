@@ -53,6 +53,14 @@ class RunRecord:
         """The hosts whose last word is still to come."""
         return tuple(each.host for each in self.results if not each.is_final)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many hosts are in which state; they always sum to the hosts."""
+        found: dict[str, int] = {}
+        for each in self.results:
+            found[each.state] = found.get(each.state, 0) + 1
+        return found
+
 
 def new_record(reqid: str, script: str, hosts: tuple[str, ...], **facts: Any) -> RunRecord:
     """A record of a run of which nothing has happened yet: every host is pending."""
@@ -61,7 +69,7 @@ def new_record(reqid: str, script: str, hosts: tuple[str, ...], **facts: Any) ->
 
 
 def encode_record(record: RunRecord) -> dict[str, Any]:
-    """The record as the JSON document on disk; the short fields come first."""
+    """The record as the JSON document on disk: `results`, with all output, comes last."""
     document: dict[str, Any] = {
         "reqid": record.reqid,
         "script": record.script,
@@ -80,6 +88,7 @@ def encode_record(record: RunRecord) -> dict[str, Any]:
         "ports": dict(record.ports),
         "hosts": list(record.hosts),
         "pending": list(record.pending),
+        "counts": record.counts,
         "results": [each.as_json() for each in record.results],
     }
 

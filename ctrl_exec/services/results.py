@@ -27,7 +27,7 @@ from ctrl_exec.services.records import decode_record, encode_record, merge_event
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from ctrl_exec.common.messages import HostResult
@@ -47,13 +47,15 @@ class RunJournal:
     to the other. Everything noted is also kept here, so that a full disk costs no answer.
     """
 
-    def __init__(self, directory: str, record: RunRecord, lock_fd: int, events_fd: int) -> None:
+    def __init__(
+        self, directory: str, record: RunRecord, fds: tuple[int, int], tell: Callable[[Sequence[str]], None]
+    ) -> None:
         self._directory = directory
         self._record = record
         self._results = {each.host: each for each in record.results}
         self._missed = dict(record.missed)
-        self._lock_fd = lock_fd
-        self._events_fd = events_fd
+        self._lock_fd, self._events_fd = fds
+        self._tell = tell
 
     @property
     def reqid(self) -> str:
@@ -126,6 +128,7 @@ class RunJournal:
         """Rewrite the record in a state that is not its end. Raises: StorageError."""
         self._record = replace(self.record, state=state)
         self._save(self._record)
+        self._tell((self.reqid,))
         return self._record
 
     def finish(self, state: str, now: int | None = None) -> RunRecord:
@@ -141,6 +144,7 @@ class RunJournal:
             _mark_done(self._directory, record.reqid, completed)
         with suppress(StorageError):
             _remove_traces(self._directory, record.reqid)
+        self._tell((record.reqid,))
         self.close()
         return record
 
@@ -156,11 +160,22 @@ class RunJournal:
 
 
 class ResultStore:
-    """The run records below one directory."""
+    """The run records below one directory.
 
-    def __init__(self, directory: str, retention_s: int = 86_400) -> None:
+    `on_change` is told the ids of records that were begun, rewritten or removed, when they are; what
+    it does must not fail.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        retention_s: int = 86_400,
+        *,
+        on_change: Callable[[Sequence[str]], None] | None = None,
+    ) -> None:
         self._directory = directory
         self._retention_s = retention_s
+        self._tell = on_change or (lambda _: None)
 
     def begin(self, record: RunRecord) -> RunJournal:
         """Make the record durable and this process its carrier.
@@ -182,7 +197,8 @@ class ResultStore:
                     "a run of that id exists", path=self._path(record.reqid, ".json")
                 ) from error
             raise
-        return RunJournal(self._directory, record, fds[0], fds[1])
+        self._tell((record.reqid,))
+        return RunJournal(self._directory, record, (fds[0], fds[1]), self._tell)
 
     def _lay_down(self, record: RunRecord, made: list[str], fds: list[int]) -> None:
         # locked under another name first: there is no moment at which the record has no carrier
@@ -270,7 +286,8 @@ class ResultStore:
             _cut_torn_line(fds[1])
         except OSError as error:
             raise StorageError(error.strerror or str(error), path=path) from error
-        return RunJournal(self._directory, merge_events(record, _lines(path)), fds[0], fds[1])
+        merged = merge_events(record, _lines(path))
+        return RunJournal(self._directory, merged, (fds[0], fds[1]), self._tell)
 
     def _lock_again(self, reqid: str) -> int | None:
         path = self._path(reqid, ".lock")
@@ -301,15 +318,18 @@ class ResultStore:
         if latest < 0:
             return 0
         cutoff = f"{min(latest, 0xFFFFFFFF):08x}"
-        count = 0
-        for name in _names(done):
-            completed, _, reqid = name.partition("-")
-            if len(completed) == 8 and completed <= cutoff and REQID.fullmatch(reqid):
-                for suffix in (".json", ".events", ".cancel", ".lock"):
-                    files.remove(self._path(reqid, suffix))
-                files.remove(os.path.join(done, name))
-                count += 1
-        return count
+        gone: list[str] = []
+        try:
+            for name in _names(done):
+                completed, _, reqid = name.partition("-")
+                if len(completed) == 8 and completed <= cutoff and REQID.fullmatch(reqid):
+                    for suffix in (".json", ".events", ".cancel", ".lock"):
+                        files.remove(self._path(reqid, suffix))
+                    files.remove(os.path.join(done, name))
+                    gone.append(reqid)
+        finally:
+            self._tell(gone)
+        return len(gone)
 
     def sweep(self, now: float | None = None) -> int:
         """Put right what crashes left: missing markers and locks, half-written and orphaned files.
