@@ -1,0 +1,1 @@
+"""The task layer: projects, tasks, schedules, executions, identity, above runs and below the front ends."""
