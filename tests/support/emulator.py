@@ -1,6 +1,6 @@
 """Thousands of agents in one process: one listening socket, one address of 127/8 and one certificate each.
 
-Speaks the real protocol of port 7443 over real TLS (ping, run, capabilities, result, cancel), plainly
+Speaks the real protocol of port 7443 over real TLS (ping, run, capabilities, result, cancel, streams), plainly
 as agents of ours do, in the manner of an older peer, or lying in one of the ways of `LIES`.
 
     python -m tests.support.emulator --count 1000 --directory DIR [--registry AGENTS_DIR]
@@ -30,7 +30,10 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
-FEATURES = ["async", "timeout", "keepalive", "result", "base64"]
+from tests.support.emulated_run import STREAMS, EmulatedRun
+
+FEATURES = ["async", "stream", "cancel", "timeout", "keepalive", "result", "base64", "secrets"]
+_LAST_LINE_BYTES = 65536
 OLD_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 Wish = tuple[str, float]  # ("read" | "write" | "sleep", seconds of the sleep)
@@ -45,6 +48,10 @@ class Agent:
     HTTP/1.0 answers, no `features`, no encoding, no detached runs. After `closes_after` requests a
     connection is closed although it was to stay open, after `breaks_after` the next request on it is read
     and the connection reset. `tickets` of TLS are given out.
+
+    A run prints `lines` lines after the rest of its stdout, one each `line_every_s` seconds (`line 00000001`, padded to
+    `line_bytes`; `stamped` adds the epoch time). `cancel_takes_s` it lives on after a cancel. After `lost_after_s`
+    the process that carries it is as if killed. A streamed answer is cut off after `stream_breaks_after` lines of it.
     """
 
     name: str
@@ -70,6 +77,13 @@ class Agent:
     closes_after: int = 0
     breaks_after: int = 0
     tickets: int = 0
+    lines: int = 0
+    line_every_s: float = 0.0
+    line_bytes: int = 0
+    stamped: bool = False
+    cancel_takes_s: float = 0.0
+    lost_after_s: float = 0.0
+    stream_breaks_after: int = 0
 
 
 class GoneError(Exception):
@@ -168,8 +182,9 @@ class Connection:
             scripts = [{"name": "hello", "path": "/opt/ctrl-exec-scripts/hello", "executable": True}]
             yield from self.reply(200, self.about("tags") | {"scripts": scripts})
         elif path.startswith("/result/") and not self.agent.older:
-            record = self.emulator.record(self.agent, path.removeprefix("/result/"))
-            yield from self.reply(200 if record["status"] != "unknown" else 404, record)
+            yield from self.result(path.removeprefix("/result/"))
+        elif path == "/cancel" and self.has("cancel"):
+            yield from self.cancel(body)
         else:
             yield from self.reply(404, {"error": "not found"})
 
@@ -185,23 +200,92 @@ class Connection:
         if agent.refuse:
             yield from self.reply(200, common | {"exit": -1, "error": agent.refuse})
             return
-        stdout, stderr = agent.stdout + "x" * agent.stdout_bytes, agent.stderr
-        if body.get("encoding") == "base64" and "base64" in agent.features and not agent.older:
-            import base64
-
-            stdout, stderr = (base64.b64encode(each.encode()).decode() for each in (stdout, stderr))
-        result: dict[str, Any] = {"exit": agent.exit, "stdout": stdout, "stderr": stderr}
-        if body.get("encoding") == "base64" and "base64" in agent.features and not agent.older:
-            result["encoding"] = "base64"
-        if agent.truncated:
-            result["truncated"] = agent.truncated
-        self.emulator.begin(agent, body["reqid"], body["script"], result)
+        run = self.emulator.begin(agent, body)
         if body.get("async") and not agent.older:
             yield from self.reply(202, common | {"status": "accepted"})
             return
-        if agent.delay_s:
-            yield "sleep", agent.delay_s
-        yield from self.reply(200, common | result)
+        if body.get("stream") and self.has("stream"):
+            yield from self.stream(run, {"stdout": 0, "stderr": 0}, is_order=True)
+            return
+        run.waiting.append(self)
+        while not run.is_over(now := time.monotonic()):
+            yield "sleep", run.over_at() - now
+        if run.is_lost(time.monotonic()):
+            self.reset()
+        yield from self.reply(200, common | run.answer(time.monotonic()))
+
+    def has(self, feature: str) -> bool:
+        return feature in self.agent.features and not self.agent.older
+
+    def result(self, target: str) -> Steps:
+        reqid, _, query = target.partition("?")
+        wanted = dict(part.split("=", 1) for part in query.split("&") if part)
+        run = self.emulator.find(self.agent, reqid)
+        if run is None:
+            yield from self.reply(404, {"status": "unknown", "reqid": reqid})
+        elif wanted.get("stream") == "1" and self.has("stream"):
+            at = {stream: int(wanted.get(stream, 0)) for stream in STREAMS}
+            yield from self.stream(run, at, is_order=False)
+        else:
+            yield from self.reply(200, run.record(time.monotonic()))
+
+    def cancel(self, body: dict[str, Any]) -> Steps:
+        run = self.emulator.find(self.agent, body["reqid"])
+        if run is None:
+            yield from self.reply(404, {"status": "unknown", "reqid": body["reqid"]})
+            return
+        due = run.cancel(time.monotonic())
+        for connection in run.waiting:
+            self.emulator.wake(connection, run.ends_at())
+        while (now := time.monotonic()) < due:
+            yield "sleep", due - now
+        ended = run.is_over(time.monotonic())
+        yield from self.reply(200, {"status": "ok", "ended": ended, "reqid": run.reqid})
+
+    def stream(self, run: EmulatedRun, at: dict[str, int], *, is_order: bool) -> Steps:
+        """The lines of a run from these offsets on, and its result as the last one."""
+        run.waiting.append(self)
+        has_begun, sent = not is_order, 0
+        if has_begun:
+            yield from self.send(self.stream_head())
+        while True:
+            now = time.monotonic()
+            is_over = run.is_over(now)
+            for stream in STREAMS:
+                while run.size(stream, now) - at[stream] > (_LAST_LINE_BYTES if is_over else 0):
+                    text, used = run.piece(stream, at[stream], now)
+                    if not used:
+                        break
+                    if not has_begun:
+                        yield from self.send(self.stream_head())
+                        has_begun = True
+                    at[stream] += used
+                    yield from self.chunk({"stream": stream, "text": text, "at": at[stream]})
+                    sent += 1
+                    if sent == self.agent.stream_breaks_after:
+                        self.reset()
+            if is_over:
+                break
+            yield "sleep", max(0.001, run.changes_at(now) - now)
+        if is_order and run.is_lost(now):
+            self.reset()
+        last = run.record(now, at) if not is_order else {
+            "script": run.script, "reqid": run.reqid, **run.answer(now, at)
+        }  # fmt: skip
+        if has_begun:
+            last["from"] = at
+        else:
+            yield from self.send(self.stream_head())
+        yield from self.chunk(last)
+        yield from self.send(b"0\r\n\r\n")
+
+    def stream_head(self) -> bytes:
+        head = self.head(200, None).replace(b"application/json", b"application/x-ndjson")
+        return head.removesuffix(b"\r\n") + b"Transfer-Encoding: chunked\r\n\r\n"
+
+    def chunk(self, document: dict[str, Any]) -> Steps:
+        line = json.dumps(document).encode() + b"\n"
+        yield from self.send(b"%x\r\n%b\r\n" % (len(line), line))
 
     def reply(self, status: int, document: dict[str, Any]) -> Steps:
         body = json.dumps(document).encode()
@@ -397,7 +481,7 @@ class Emulator:
     def __init__(self, agents: list[Agent], *, log_path: str = "") -> None:
         self.agents = {agent.ip: agent for agent in agents}
         self._contexts: dict[str, ssl.SSLContext] = {}
-        self._runs: dict[tuple[str, str], tuple[float, dict[str, Any]]] = {}
+        self._runs: dict[tuple[str, str], EmulatedRun] = {}
         self._log = open(log_path, "a", buffering=1) if log_path else None  # noqa: SIM115
         # one socket for all of 127/8: who is called is the local address of the connection
         self.listener = socket.create_server(("0.0.0.0", 0), backlog=4096)
@@ -438,21 +522,19 @@ class Emulator:
             }  # fmt: skip
             self._log.write(json.dumps(line) + "\n")
 
-    def begin(self, agent: Agent, reqid: str, script: str, result: dict[str, Any]) -> None:
-        """Spool a run that ends after the agent's delay."""
-        about = {"reqid": reqid, "script": script, "owner": "main", "started": _now()}
-        self._runs[agent.name, reqid] = (time.monotonic() + agent.delay_s, about | result)
+    def begin(self, agent: Agent, body: dict[str, Any]) -> EmulatedRun:
+        """Spool a run that begins now."""
+        made = EmulatedRun(agent, body)
+        self._runs[agent.name, body["reqid"]] = made
+        return made
 
-    def record(self, agent: Agent, reqid: str) -> dict[str, Any]:
-        """The spool record as `/result` shows it."""
-        found = self._runs.get((agent.name, reqid))
-        if found is None:
-            return {"status": "unknown", "reqid": reqid}
-        ends_at, record = found
-        if time.monotonic() < ends_at:
-            running = {key: record[key] for key in ("reqid", "script", "owner", "started")}
-            return running | {"status": "running"}
-        return record | {"status": "done", "finished": _now()}
+    def find(self, agent: Agent, reqid: str) -> EmulatedRun | None:
+        """The run of that request id."""
+        return self._runs.get((agent.name, reqid))
+
+    def wake(self, connection: Connection, at: float) -> None:
+        """Have the connection go on at that time, whatever it sleeps for."""
+        heapq.heappush(self._sleepers, (at, next(self._order), connection))
 
     def run(self) -> None:
         """Serve until the process ends."""
