@@ -13,7 +13,7 @@ import time
 
 from ctrl_exec.common.errors import PairingError, PeerError
 from ctrl_exec.common.responses import ResponseParser
-from ctrl_exec.common.tls import client_context, failure_reason
+from ctrl_exec.common.tls import client_context, failure_reason, wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class PairingClient:
             raise PeerError(f"cannot reach {where}: {reason}", kind="unreachable") from error
         try:
             # no SNI: the name an admin typed need not be the one in the certificate
-            self._socket = self._context.wrap_socket(plain)
+            self._socket = wrap(self._context, plain)
             certificate = self._socket.getpeercert(binary_form=True)
         except ssl.SSLCertVerificationError as error:
             plain.close()

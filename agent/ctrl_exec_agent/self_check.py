@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from ctrl_exec.common.clock import openssl_time, utc_now
 from ctrl_exec.common.errors import CtrlExecError, PeerError
-from ctrl_exec.common.tls import client_context, server_context
+from ctrl_exec.common.tls import client_context, server_context, wrap
 from ctrl_exec_agent import generation, renewal
 from ctrl_exec_agent.admission import announce_self_ping
 from ctrl_exec_agent.allowlist import load_allowlist
@@ -127,7 +127,7 @@ def ask_own_certificate(config: AgentConfig, port: int | None) -> tuple[str, Cer
     try:
         with socket.create_connection((host, port), _CONNECT_S) as plain:
             announce_self_ping(config.state_dir, plain.getsockname()[0])
-            with context.wrap_socket(plain) as secured:
+            with wrap(context, plain) as secured:
                 der = secured.getpeercert(binary_form=True) or b""
     except OSError as error:
         raise PeerError(f"no agent answers on {address}: {error}", kind="unreachable") from error

@@ -289,14 +289,15 @@ def answers_as_api(address: str, port: int, *, has_tls: bool) -> bool:
         with socket.create_connection((host, port), timeout=3) as plain:
             stream: socket.socket = plain
             if has_tls:
-                from ctrl_exec.common.tls import client_context
+                from ctrl_exec.common.tls import client_context, wrap
 
-                stream = client_context(None, None, ca=None).wrap_socket(plain)
-            stream.settimeout(3)
-            stream.sendall(b"GET /health HTTP/1.0\r\n\r\n")
-            reply = b""
-            while len(reply) < 65536 and (chunk := stream.recv(8192)):
-                reply += chunk
+                stream = wrap(client_context(None, None, ca=None), plain)
+            with stream:
+                stream.settimeout(3)
+                stream.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+                reply = b""
+                while len(reply) < 65536 and (chunk := stream.recv(8192)):
+                    reply += chunk
     except (OSError, CtrlExecError):
         return False
     return b"x-request-id:" in reply.lower() and b'"ok"' in reply

@@ -162,7 +162,7 @@ def agent_clock_s(dispatcher: Dispatcher, target: Target) -> int | None:
 
 def asked_head(dispatcher: Dispatcher, target: Target) -> bytes:
     """Send one ping over a connection of its own and give the head of the answer."""
-    from ctrl_exec.common.tls import client_context
+    from ctrl_exec.common.tls import client_context, wrap
 
     config = dispatcher.config
     context = client_context(config.cert_path, config.key_path, ca=config.ca_cert_path)
@@ -172,7 +172,7 @@ def asked_head(dispatcher: Dispatcher, target: Target) -> bytes:
     head = f"POST /ping HTTP/1.0\r\nHost: agent\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with (
         socket.create_connection((host, target.port), timeout=CLOCK_TIMEOUT_S) as plain,
-        context.wrap_socket(plain) as stream,
+        wrap(context, plain) as stream,
     ):
         stream.sendall(head + body)
         reply = b""

@@ -14,6 +14,7 @@ import time
 from contextlib import suppress
 
 from ctrl_exec.common.routing import PeerIdentity
+from ctrl_exec.common.tls import wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Connection:
 
     def handshake(self, context: ssl.SSLContext, deadline: float) -> None:
         """Become a TLS connection. Raises: ssl.SSLError, OSError, TimeoutError."""
-        wrapped = context.wrap_socket(self._socket, server_side=True, do_handshake_on_connect=False)
+        wrapped = wrap(context, self._socket, server_side=True, handshake=False)
         self._socket = wrapped
         while True:
             try:

@@ -11,6 +11,10 @@ import ssl
 
 from ctrl_exec.common.errors import CertificateError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
 # AEAD suites only; TLS 1.3 has no others. Source: RFC 9325 §4.2
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL:!PSK"
 ALPN: tuple[str, ...] = ()
@@ -55,6 +59,43 @@ def client_context(certificate: str | None, key: str | None, *, ca: str | None) 
     if certificate is not None:
         _load_identity(context, certificate, key or certificate)
     return context
+
+
+class _Socket(ssl.SSLSocket):
+    """A TLS socket that is closed also where its making failed half-way.
+
+    The standard library's takes the descriptor over before it looks whether the peer is still there; a
+    reset at that moment leaves an open socket that nobody has a name for.
+    """
+
+    is_made = False
+
+    def __del__(self) -> None:
+        if self.is_made:
+            super().__del__()  # type: ignore[misc]  # typeshed has no finalizers
+        else:
+            self.close()
+
+
+def wrap(
+    context: ssl.SSLContext,
+    sock: socket.socket,
+    *,
+    server_side: bool = False,
+    handshake: bool = True,
+    session: ssl.SSLSession | None = None,
+) -> ssl.SSLSocket:
+    """TLS on a connected socket, whose descriptor is taken over whatever comes of it.
+
+    Raises: OSError, with everything closed.
+    """
+    context.sslsocket_class = _Socket
+    wrapped = context.wrap_socket(
+        sock, server_side=server_side, do_handshake_on_connect=handshake, session=session
+    )
+    assert isinstance(wrapped, _Socket)
+    wrapped.is_made = True
+    return wrapped
 
 
 def _restrict(context: ssl.SSLContext) -> None:

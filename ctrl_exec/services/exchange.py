@@ -178,7 +178,7 @@ class Exchange:
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code == 0:
             try:
-                self.sock = context.wrap_socket(sock, do_handshake_on_connect=False, session=self.session)
+                self.sock = tls.wrap(context, sock, handshake=False, session=self.session)
             except OSError as error:  # connected and already reset
                 code = error.errno or errno.ECONNRESET
         if code:

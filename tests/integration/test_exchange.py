@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import select
 import socket
 import ssl
 import time
+import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -15,6 +18,7 @@ from ctrl_exec.common import tls
 from ctrl_exec.services.exchange import CONNECTING, DONE, Exchange, NoRoomError
 from ctrl_exec.services.transport import Answer, Call
 from tests.support.emulated import Fleet
+from tests.support.sockets import reset
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +114,33 @@ def test_connecting_has_an_end() -> None:
     assert failure is not None
     assert failure.kind == "unreachable"
     assert failure.reason in ("connect timeout after 0.3s", "TLS handshake timeout after 0.3s")
+
+
+class Resetting(ssl.SSLContext):
+    """A context whose peer resets the connection right before TLS begins on it."""
+
+    peer: socket.socket
+
+    def wrap_socket(self, sock: socket.socket, *arguments: Any, **options: Any) -> ssl.SSLSocket:
+        """As ever, but too late."""
+        reset(self.peer, sock)
+        return super().wrap_socket(sock, *arguments, **options)
+
+
+def test_a_reset_between_connection_and_handshake_is_unreachable() -> None:
+    """No socket is left to the garbage collector."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        exchange = Exchange(0, Call("x", "127.0.0.1", listener.getsockname()[1], b""), 5.0)
+        exchange.open(((socket.AF_INET, "127.0.0.1"),), time.monotonic())
+        context = Resetting(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.peer, _ = listener.accept()
+        failure = drive(exchange, context).failure
+        gc.collect()
+    assert failure is not None
+    assert (failure.kind, failure.reason, failure.sent) == ("unreachable", "connection reset by peer", False)
+    assert [str(each.message) for each in warned] == []
 
 
 def test_no_descriptor_is_no_failure_of_the_host(fleet: Fleet) -> None:

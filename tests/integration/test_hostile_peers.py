@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from ctrl_exec.common.tls import wrap
 from tests.support.fleet import Fleet
 from tests.support.pki import TestCA
 from tests.support.polling import eventually
@@ -57,7 +58,7 @@ class Port:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        inside = context.wrap_socket(self.attack(source=source))
+        inside = wrap(context, self.attack(source=source))
         self.attackers.append(inside)
         return inside
 
@@ -136,7 +137,7 @@ def secure_health(number: int) -> bool:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     plain = socket.create_connection(("127.0.0.1", number), timeout=20)
-    with plain, context.wrap_socket(plain) as inside:
+    with plain, wrap(context, plain) as inside:
         return b" 200 " in exchange(inside, b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
 
 
@@ -155,7 +156,7 @@ def pairs(number: int) -> bool:
     body = json.dumps({"hostname": "../evil", "csr": "x", "nonce": "0" * 32}).encode()
     request = b"POST /pair HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     plain = socket.create_connection(("127.0.0.1", number), timeout=20)
-    with plain, context.wrap_socket(plain) as inside:
+    with plain, wrap(context, plain) as inside:
         return b'"error"' in exchange(inside, request)
 
 

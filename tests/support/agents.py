@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ctrl_exec.common.tls import wrap
 from tests.support.pki import Leaf, TestCA
 from tests.support.processes import Running, run
 
@@ -160,7 +161,7 @@ class AgentHost:
             (self.ip, self.port), timeout=60, source_address=(source, 0) if source else None
         )
         try:
-            return context.wrap_socket(plain)
+            return wrap(context, plain)
         except BaseException:
             plain.close()
             raise

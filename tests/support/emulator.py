@@ -30,6 +30,7 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
+from ctrl_exec.common.tls import wrap
 from tests.support.emulated_run import STREAMS, EmulatedRun
 
 FEATURES = ["async", "stream", "cancel", "timeout", "keepalive", "result", "base64", "secrets"]
@@ -138,7 +139,7 @@ class Connection:
 
     def shake_hands(self) -> Steps:
         context = self.emulator.context(self.agent)
-        self.sock = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
+        self.sock = wrap(context, self.sock, server_side=True, handshake=False)
         yield from self.until(self.sock.do_handshake)
 
     def until(self, attempt: Callable[[], Any]) -> Generator[Wish, None, Any]:

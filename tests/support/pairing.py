@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
 from ctrl_exec.common.log import Log
+from ctrl_exec.common.tls import wrap
 from ctrl_exec.config import Config, load_config
 from ctrl_exec.operations.pairing import Signer
 from ctrl_exec.operations.setup import setup_ca, setup_identity
@@ -168,7 +169,7 @@ class RawClient:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         plain = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
-        self.socket = context.wrap_socket(plain)
+        self.socket = wrap(context, plain)
         self.server_der = self.socket.getpeercert(binary_form=True) or b""
         self._buffer = b""
 

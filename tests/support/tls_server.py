@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ctrl_exec.common.tls import wrap
+
 
 class Visitor:
     """One connection as the scripted server sees it; `received` grows with every byte that came."""
@@ -90,7 +92,7 @@ class ScriptedServer:
     def _serve(self, sock: socket.socket) -> None:
         sock.settimeout(30)
         try:
-            with self._context.wrap_socket(sock, server_side=True) as wrapped:
+            with wrap(self._context, sock, server_side=True) as wrapped:
                 self._script(Visitor(wrapped, self.received))
         except (EOFError, OSError):
             sock.close()
