@@ -11,6 +11,7 @@ import os
 
 from ctrl_exec.common import settings
 from ctrl_exec.common.errors import ConfigError
+from ctrl_exec.common.names import ACCOUNT, DISPATCHER_ID
 from ctrl_exec.common.settings import (
     ADDRESSES,
     FLAG,
@@ -23,6 +24,7 @@ from ctrl_exec.common.settings import (
     matching,
     seconds,
     size,
+    spelled,
 )
 from ctrl_exec.common.value import field, replace, value
 
@@ -43,12 +45,13 @@ YEAR_S = 366 * 86400
 # sun_path of unix(7) is 108 bytes with its final NUL
 SOCKET_PATH_LIMIT_BYTES = 107
 
-USER = matching(r"([a-z_][a-z0-9_-]{0,31})?", "a user or group name, or nothing")
+USER = spelled(ACCOUNT, "a user or group name, or nothing", may_be_empty=True)
 CRON = matching(
     r"(\S+\s+\S+\s+\S+\s+\S+\s+\S+)?", "five cron fields such as 17 * * * *, or nothing for never"
 )
-HOST_ID = matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}", "letters, digits, '.', '_' and '-'")
+HOST_ID = spelled(DISPATCHER_ID, "letters, digits, '.', '_' and '-'")
 PORT = integer(0, 65535)
+SOCKET_PATH = Kind("an absolute path, or nothing for none", lambda text: PATH.read(text) if text else "")
 
 
 def _matching_list(pattern: str, expected: str) -> Kind:
@@ -177,7 +180,7 @@ class Config:
     )
     api_socket: str = field(
         default=DEFAULT_SOCKET,
-        kind=matching(r"(/[^\0]*)?", "an absolute path, or nothing for none"),
+        kind=SOCKET_PATH,
         doc="The API on a Unix socket; unset for a private instance: none.",
     )
     api_socket_group: str = field(
@@ -237,9 +240,7 @@ class Config:
         doc="How long the dispatcher's old certificate works beside a new one.",
     )
     pairing_bind: tuple[str, ...] = field(
-        default=(ANY_ADDRESS,),
-        kind=ADDRESSES,
-        doc="Addresses pairing mode listens on.",
+        default=(ANY_ADDRESS,), kind=ADDRESSES, doc="Addresses pairing mode listens on."
     )
     pairing_port: int = field(default=7444, kind=PORT, doc="The port of pairing mode; 0: any free one.")
     pairing_max_queue: int = field(default=10, kind=integer(1, 10_000), doc="Pairing requests that may wait.")

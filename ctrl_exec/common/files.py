@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import stat
 import time
-from contextlib import contextmanager, suppress
 
 from ctrl_exec.common.errors import StorageError
+from ctrl_exec.common.suppression import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from types import TracebackType
     from typing import Any
 
 _TEMPORARY = ".tmp-"
@@ -149,6 +148,8 @@ def read_json(path: str, limit_bytes: int = 1 << 20, *, follow: bool = False) ->
 
     Raises: StorageError if it can't be read or is no JSON.
     """
+    import json
+
     try:
         content = read_bounded(path, limit_bytes, follow=follow)
     except FileNotFoundError:
@@ -169,6 +170,8 @@ def write_json(
     durable: bool = True,
 ) -> None:
     """Write the document as indented JSON, atomically. Raises: as `write_atomic`."""
+    import json
+
     text = json.dumps(document, ensure_ascii=False, indent=1) + "\n"
     write_atomic(
         path, text.encode("utf-8", "surrogatepass"), mode, owner=owner, exclusive=exclusive, durable=durable
@@ -245,22 +248,39 @@ def try_lock(fd: int, *, shared: bool = False) -> bool:
     return True
 
 
-@contextmanager
-def held_lock(path: str, mode: int = 0o660, *, timeout_s: float = 10.0) -> Iterator[None]:
+class held_lock:  # noqa: N801 - a function to its callers; `contextmanager` would cost them 3 ms
     """Hold the exclusive flock of a file while one small step is taken.
 
     Raises: StorageError if it can't be opened, or someone else holds it for longer than the time.
     """
-    fd = open_lock(path, mode)
-    try:
-        deadline = time.monotonic() + timeout_s
+
+    def __init__(self, path: str, mode: int = 0o660, *, timeout_s: float = 10.0) -> None:
+        self._path = path
+        self._mode = mode
+        self._timeout_s = timeout_s
+        self._fd = -1
+
+    def __enter__(self) -> None:
+        fd = open_lock(self._path, self._mode)
+        try:
+            self._wait_for(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+
+    def _wait_for(self, fd: int) -> None:
+        deadline = time.monotonic() + self._timeout_s
         while not try_lock(fd):
             if time.monotonic() > deadline:
-                raise StorageError(f"another process has held the lock for {timeout_s:g} s", path=path)
+                words = f"another process has held the lock for {self._timeout_s:g} s"
+                raise StorageError(words, path=self._path)
             time.sleep(0.01)
-        yield
-    finally:
-        os.close(fd)
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _where: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
 
 
 def is_writable_by_others(about: os.stat_result, trusted_uid: int) -> bool:

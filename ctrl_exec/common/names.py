@@ -7,14 +7,42 @@ that no route to the file system forgets (safety: Salt CVE-2017-12791 and its in
 from __future__ import annotations
 
 import os
-import re
 
 from ctrl_exec.common.errors import InvalidNameError
 
-AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,252}", re.ASCII)
-SCRIPT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-REQID = re.compile(r"[0-9a-f]{8,32}", re.ASCII)
-DISPATCHER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}", re.ASCII)
+_LOWER = "abcdefghijklmnopqrstuvwxyz"
+_LETTERS = _LOWER + _LOWER.upper()
+_DIGITS = "0123456789"
+
+
+class Spelling:
+    """What a name may look like: its first character, the others, how many in all.
+
+    Not a regular expression: `re` would cost every start of a command 5 ms.
+    """
+
+    __slots__ = ("_first", "_least", "_most", "_others")
+
+    def __init__(self, first: str, others: str, least: int, most: int) -> None:
+        self._first = frozenset(first)
+        self._others = others
+        self._least = least
+        self._most = most
+
+    def fullmatch(self, text: str) -> bool:
+        """Whether the whole text is such a name."""
+        # strip takes characters of the set from both ends: nothing is left of a text that has no others
+        return (
+            self._least <= len(text) <= self._most and text[0] in self._first and not text.strip(self._others)
+        )
+
+
+AGENT_NAME = Spelling(_LOWER + _DIGITS, _LOWER + _DIGITS + "._-", 1, 253)
+SCRIPT = Spelling(_LETTERS + _DIGITS + "_-", _LETTERS + _DIGITS + "_-", 1, 64)
+REQID = Spelling(_DIGITS + "abcdef", _DIGITS + "abcdef", 8, 32)
+DISPATCHER_ID = Spelling(_LETTERS + _DIGITS, _LETTERS + _DIGITS + "._-", 1, 253)
+ACCOUNT = Spelling(_LOWER + "_", _LOWER + _DIGITS + "_-", 1, 32)
+"""Of a user or a group of the system."""
 
 
 def check_agent_name(name: object, field: str = "host") -> str:

@@ -11,12 +11,11 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # typeshed knows `signal` only
 import os
 import select
-import signal
 import sys
 import time
-from contextlib import suppress
 
 from ctrl_exec.common.errors import ConfigError, ProgramError
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import value
 
 TYPE_CHECKING = False
@@ -25,15 +24,15 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 # what a started program must not inherit as ignored: Python itself ignores SIGPIPE and SIGXFSZ
-_TO_DEFAULT = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+_TO_DEFAULT = tuple(_signal.valid_signals() - {_signal.SIGKILL, _signal.SIGSTOP})
 # what a forked child of ours must not keep of its parent's handlers
 _CHILD_DEFAULT = (
-    signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1,
-    signal.SIGUSR2, signal.SIGALRM,
+    _signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGINT, _signal.SIGUSR1,
+    _signal.SIGUSR2, _signal.SIGALRM,
 )  # fmt: skip
 _POLL_S = 0.01
 KILL_GRACE_S = 5.0
-STOLEN_STATUS = signal.SIGKILL
+STOLEN_STATUS = _signal.SIGKILL
 """The signal a program is said to have died of when its status was read by someone else."""
 
 
@@ -55,8 +54,8 @@ class ProgramResult:
 
 def use_default_sigchld() -> None:
     """Undo an inherited SIG_IGN or handler; every program of ours calls it first in its `main`."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGCHLD])
 
 
 def seal_descriptors() -> None:
@@ -292,15 +291,15 @@ def end_group(pgid: int, grace_s: float | None = KILL_GRACE_S) -> None:
     Does not reap the leader, so that its number is not another's before its parent has read it.
     """
     if grace_s is None or grace_s <= 0:
-        _signal_group(pgid, signal.SIGKILL)
+        _signal_group(pgid, _signal.SIGKILL)
         return
-    _signal_group(pgid, signal.SIGTERM)
+    _signal_group(pgid, _signal.SIGTERM)
     deadline = time.monotonic() + grace_s
     while time.monotonic() < deadline:
         if not is_group_alive(pgid):
             return
         time.sleep(_POLL_S)
-    _signal_group(pgid, signal.SIGKILL)
+    _signal_group(pgid, _signal.SIGKILL)
 
 
 def _signal_group(pgid: int, number: int) -> None:

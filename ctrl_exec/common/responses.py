@@ -6,8 +6,6 @@ answer HTTP/1.0 and end the body by closing. Source: RFC 9112 §4–§7.
 
 from __future__ import annotations
 
-import re
-
 from ctrl_exec.common.errors import PeerError
 
 TYPE_CHECKING = False
@@ -16,10 +14,9 @@ if TYPE_CHECKING:
 
 HEAD_LIMIT_BYTES = 32 * 1024
 MAX_HEADER_LINES = 64
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [\t\x20-\xff]*)?")
-_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*")
-_LENGTH = re.compile(r"[0-9]{1,15}", re.ASCII)
-_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})(?:[ \t]*;[^\r\n]{0,256})?")
+_TOKEN = b"!#$%&'*+.^_`|~-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_REASON = bytes((9, *range(0x20, 0x100)))
+_HEX = b"0123456789abcdefABCDEF"
 
 
 class ResponseParser:
@@ -94,12 +91,11 @@ class ResponseParser:
             return False
         lines = bytes(self._buffer[:end]).split(b"\r\n")
         del self._buffer[: end + 4]
-        found = _STATUS_LINE.fullmatch(lines[0])
-        if not found or len(lines) > MAX_HEADER_LINES + 1:
-            raise PeerError(
-                "the answer has a bad status line" if not found else "the answer has too many headers"
-            )
-        self.version, self.status = "1." + found[1].decode(), int(found[2])
+        if not _is_status_line(lines[0]):
+            raise PeerError("the answer has a bad status line")
+        if len(lines) > MAX_HEADER_LINES + 1:
+            raise PeerError("the answer has too many headers")
+        self.version, self.status = lines[0][5:8].decode("ascii"), int(lines[0][9:12])
         self.headers = {}
         for line in lines[1:]:
             self._header(line)
@@ -109,10 +105,10 @@ class ResponseParser:
         return True
 
     def _header(self, line: bytes) -> None:
-        found = _HEADER.fullmatch(line)
-        if not found or b"\0" in line:
+        before, colon, after = line.partition(b":")
+        if not before or not colon or before.strip(_TOKEN) or b"\0" in line or b"\n" in line:
             raise PeerError("the answer has a bad header line")
-        name, text = found[1].decode("ascii").lower(), found[2].decode("latin-1")
+        name, text = before.decode("ascii").lower(), after.strip(b" \t").decode("latin-1")
         if name in self.headers and name in ("content-length", "transfer-encoding"):
             if self.headers[name] != text:
                 raise PeerError(f"the answer has two {name} headers")
@@ -130,7 +126,7 @@ class ResponseParser:
             self._left, self._step = 0, ResponseParser._chunk_size
         elif length is None:
             self._left, self._step = None, ResponseParser._until_close
-        elif not _LENGTH.fullmatch(length):
+        elif not (length.isascii() and length.isdigit() and len(length) <= 15):
             raise PeerError("the answer has a bad content-length")
         else:
             self._left = int(length)
@@ -173,10 +169,11 @@ class ResponseParser:
         line = self._line()
         if line is None:
             return False
-        found = _CHUNK.fullmatch(line)
-        if not found:
+        digits, semicolon, extension = line.partition(b";")
+        digits = digits.rstrip(b" \t") if semicolon else digits
+        if not 1 <= len(digits) <= 8 or digits.strip(_HEX) or len(extension) > 256 or b"\n" in extension:
             raise PeerError("the answer has a bad chunk size")
-        self._left = int(found[1], 16)
+        self._left = int(digits, 16)
         self._step = ResponseParser._chunk if self._left else ResponseParser._trailer
         return True
 
@@ -199,3 +196,15 @@ class ResponseParser:
             return False
         self.is_done = not line
         return not self.is_done
+
+
+def _is_status_line(line: bytes) -> bool:
+    """Whether it is `HTTP/1.1 200`, with or without a reason behind. Source: RFC 9112 §4."""
+    return (
+        line[:8] in (b"HTTP/1.0", b"HTTP/1.1")
+        and line[8:9] == b" "
+        and line[9:10] in (b"1", b"2", b"3", b"4", b"5")
+        and len(line) >= 12
+        and line[9:12].isdigit()
+        and (len(line) == 12 or (line[12:13] == b" " and not line.strip(_REASON)))
+    )
