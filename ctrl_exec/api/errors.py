@@ -34,6 +34,7 @@ STATUSES: dict[type[errors.CtrlExecError], Rendering] = {
     errors.NotFoundError: Rendering(404, "not found"),
     errors.UnknownAgentError: Rendering(404, "unknown agent"),
     errors.MethodNotAllowedError: Rendering(405, "method not allowed"),
+    errors.UnauthorizedError: Rendering(401, "unauthorized"),
     errors.DeniedError: Rendering(403, "denied"),
     errors.ForbiddenError: Rendering(403, "forbidden"),
     errors.ThrottledError: Rendering(429, "too many requests"),
@@ -41,6 +42,7 @@ STATUSES: dict[type[errors.CtrlExecError], Rendering] = {
     errors.ConflictError: Rendering(409, "conflict"),
     errors.LockedError: Rendering(409, "locked"),
     errors.PairingError: Rendering(409, "conflict"),
+    errors.PreconditionError: Rendering(412, "precondition failed"),
     errors.StorageError: Rendering(
         500, "server error", "the dispatcher's state could not be read or written; the log says why"
     ),
@@ -68,6 +70,8 @@ def error_response(error: errors.CtrlExecError, *, is_generic: bool = False) -> 
     document: dict[str, Any] = {"ok": False, "error": found.word, "detail": found.detail or str(error)}
     if isinstance(error, errors.UnknownAgentError):
         document["agents"] = list(error.names)
+    if isinstance(error, errors.InvalidFieldsError) and error.fields:
+        document["fields"] = error.fields
     return json_response(found.status, document, _headers(error))
 
 
@@ -82,6 +86,9 @@ def _denial(error: errors.DeniedError, status: int, is_generic: bool) -> Respons
 def _headers(error: errors.CtrlExecError) -> tuple[tuple[str, str], ...]:
     if isinstance(error, errors.MethodNotAllowedError):
         return (("Allow", ", ".join(error.allow)),)
+    if isinstance(error, errors.UnauthorizedError):
+        word = f', error="{error.challenge}"' if error.challenge else ""
+        return (("WWW-Authenticate", f'Bearer realm="ctrl-exec"{word}'),)
     if isinstance(error, (errors.BusyError, errors.ThrottledError)):
         return (("Retry-After", str(error.retry_after_s)),)
     if isinstance(error, errors.ProtocolError) and error.status == 503:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from ctrl_exec.operations.report import RunReport
 
 HTTP_STATUSES = (
-    200, 202, 204, 400, 403, 404, 405, 408, 409, 413, 414, 415, 417, 429, 431, 500, 501, 503, 505, 0,
+    200, 201, 202, 204, 400, 401, 403, 404, 405, 408, 409, 412, 413, 414, 415, 416, 417, 429, 431,
+    500, 501, 503, 505, 0,
 )  # fmt: skip
 """The statuses counted apart; 0 stands for all others."""
 

@@ -23,6 +23,7 @@ TABLE: dict[type[errors.CtrlExecError], tuple[int, str, str]] = {
     errors.UsageError: (USAGE, "usage", "see `ctrl-exec {command} --help`"),
     errors.InvalidNameError: (USAGE, "bad request", ""),
     errors.MessageError: (USAGE, "bad request", ""),
+    errors.InvalidFieldsError: (USAGE, "bad request", ""),
     errors.PayloadError: (USAGE, "payload too large", ""),
     errors.ConfigError: (
         USAGE,
@@ -34,6 +35,7 @@ TABLE: dict[type[errors.CtrlExecError], tuple[int, str, str]] = {
     errors.UnknownRunError: (FAILED, "not found", "records are kept for run_retention after a run has ended"),
     errors.UnknownPairingError: (FAILED, "not found", "`ctrl-exec list-requests` shows the waiting requests"),
     errors.MethodNotAllowedError: (FAILED, "method not allowed", ""),
+    errors.UnauthorizedError: (DENIED, "unauthorized", ""),
     errors.DeniedError: (
         DENIED,
         "denied",
@@ -48,6 +50,7 @@ TABLE: dict[type[errors.CtrlExecError], tuple[int, str, str]] = {
         "locked",
         "`ctrl-exec list-locks` shows what is running; try again when it has ended",
     ),
+    errors.PreconditionError: (FAILED, "precondition failed", "read it again and repeat the change"),
     errors.ProtocolError: (FAILED, "protocol", ""),
     errors.PeerError: (FAILED, "peer", ""),
     errors.CertificateError: (FAILED, "certificate", "`ctrl-exec doctor` checks keys and certificates"),

@@ -5,6 +5,7 @@
     │   ├── InvalidNameError         an agent, script or request id that is none
     │   ├── UsageError               a command line is wrong
     │   ├── MessageError             a body or wire message does not decode
+    │   ├── InvalidFieldsError       keys of an object are wrong          (fields)
     │   └── PayloadError             one thing is too large to pass on    (field)
     ├── ConfigError                  a configuration file is wrong        (path, line)
     ├── NotFoundError                what was named does not exist
@@ -12,12 +13,14 @@
     │   ├── UnknownRunError          no record of that request id         (reqid)
     │   └── UnknownPairingError      no such pairing request              (request)
     ├── MethodNotAllowedError        the path exists, the method does not (allow)
+    ├── UnauthorizedError            no valid token of the task layer     (challenge)
     ├── DeniedError                  authorisation said no                (code, reason)
     ├── ForbiddenError               refused before anyone was asked: origin, host, socket user
     ├── ThrottledError               too many failures from there         (retry_after_s)
     ├── BusyError                    no room for this now                 (retry_after_s)
     ├── ConflictError                it clashes with what exists
     │   └── LockedError              another run holds script and host    (conflicts)
+    ├── PreconditionError            it has changed since it was read
     ├── ProtocolError                bytes that are not the HTTP we speak (status)
     ├── PeerError                    a peer answered wrongly or not at all (kind)
     ├── CertificateError             a certificate, key or CSR is refused
@@ -60,6 +63,14 @@ class UsageError(InvalidInputError):
 
 class MessageError(InvalidInputError):
     """A body or a wire message does not decode."""
+
+
+class InvalidFieldsError(InvalidInputError):
+    """Keys of an object are wrong; `fields` says of each what was expected."""
+
+    def __init__(self, detail: str, fields: dict[str, str] | None = None) -> None:
+        self.fields = fields or {}
+        super().__init__(detail, field=next(iter(self.fields), ""))
 
 
 class PayloadError(InvalidInputError):
@@ -113,6 +124,14 @@ class MethodNotAllowedError(CtrlExecError):
         super().__init__(f"{method} is not available on {path}; use {', '.join(self.allow)}")
 
 
+class UnauthorizedError(CtrlExecError):
+    """There is no valid token of the task layer; `challenge` is an error word of RFC 6750 §3.1, or empty."""
+
+    def __init__(self, detail: str, *, challenge: str = "") -> None:
+        super().__init__(detail)
+        self.challenge = challenge
+
+
 class DeniedError(CtrlExecError):
     """Authorisation said no. Codes: 1 denied, 2 bad credentials, 3 insufficient privilege."""
 
@@ -153,6 +172,10 @@ class LockedError(ConflictError):
         self.script = script
         self.conflicts = tuple(conflicts)
         super().__init__(f"{script} is already running on {', '.join(self.conflicts)}")
+
+
+class PreconditionError(CtrlExecError):
+    """It is no longer what the caller has read (If-Match)."""
 
 
 class ProtocolError(CtrlExecError):

@@ -108,7 +108,7 @@ def test_the_error_words_of_the_document_are_those_of_the_code() -> None:
     words = set(schema["properties"]["error"]["enum"])
     made = {rendering.word for rendering in STATUSES.values()} | set(ERROR_WORDS.values())
     elsewhere = {"denied", "locked", "unknown agent"}
-    later = {"unauthorized", "precondition failed", "range not satisfiable"}  # of the task layer
+    later = {"range not satisfiable"}  # of the task layer
     assert words == made - elsewhere - later
 
 
