@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ctrl_exec.services.locks import ScriptLocks
     from ctrl_exec.services.registry import Registry
     from ctrl_exec.services.results import ResultStore
+    from ctrl_exec.services.run_index import RunIndex
     from ctrl_exec.services.transport import Transport
     from ctrl_exec.services.warm_crew import WarmCrew
     from ctrl_exec.services.warm_worker import WarmSettings
@@ -62,6 +63,7 @@ class Dispatcher:
         self._authority: Authority | None = None
         self._locks: ScriptLocks | None = None
         self._results: ResultStore | None = None
+        self._run_index: RunIndex | None = None
         self._agents: AgentClient | None = None
         self._learnt: dict[str, str] = {}
 
@@ -114,10 +116,23 @@ class Dispatcher:
     def results(self) -> ResultStore:
         """The run records."""
         if self._results is None:
+            from ctrl_exec.services.change_list import change_list_of
             from ctrl_exec.services.results import ResultStore
 
-            self._results = ResultStore(self.config.runs_dir, self.config.run_retention)
+            config = self.config
+            self._results = ResultStore(
+                config.runs_dir, config.run_retention, on_change=change_list_of(config.runs_dir).note
+            )
         return self._results
+
+    @property
+    def run_index(self) -> RunIndex:
+        """Which runs there are."""
+        if self._run_index is None:
+            from ctrl_exec.services.run_index import RunIndex
+
+            self._run_index = RunIndex(self.config.runs_dir)
+        return self._run_index
 
     @property
     def agents(self) -> AgentClient:
