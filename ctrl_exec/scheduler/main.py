@@ -30,6 +30,7 @@ from ctrl_exec.common.service_notify import ServiceNotify
 from ctrl_exec.config import load_config
 from ctrl_exec.dispatcher import open_dispatcher
 from ctrl_exec.scheduler.timetable import Duty, Timetable, cron, every
+from ctrl_exec.tasks.zones import local_zone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ USAGE = f"usage: {PROGRAM} [--config FILE] [--version] [--help]\n"
 EXIT_USAGE = 2
 EXIT_CONFIG = 78
 RECOVERY_PERIOD_S = 60.0
+INDEX_PERIOD_S = 60.0
 SWEEP_CRON = "43 3 * * *"  # nightly, away from the full hour at which everybody's cron runs
 LONGEST_SLEEP_S = 60.0  # bounds what a clock that jumps can do to us
 LONGEST_WORK_S = 1800.0
@@ -227,6 +229,7 @@ def duties(dispatcher: Dispatcher, zone: tzinfo) -> tuple[Duty, ...]:
         Duty("recovery", every(RECOVERY_PERIOD_S), lambda: _recover(dispatcher)),
         Duty("purge", cron(dispatcher.config.purge_cron, zone), lambda: _purge(dispatcher)),
         Duty("sweep", cron(SWEEP_CRON, zone), lambda: _sweep(dispatcher)),
+        Duty("run-index", every(INDEX_PERIOD_S), lambda: _keep_index(dispatcher)),
     )
 
 
@@ -250,18 +253,10 @@ def _sweep(dispatcher: Dispatcher) -> None:
     sweep(dispatcher)
 
 
-def local_zone(environment: Mapping[str, str]) -> tzinfo:
-    """The time zone that cron expressions are meant in: TZ, else the machine's, else UTC."""
-    from datetime import UTC
-    from zoneinfo import ZoneInfo
+def _keep_index(dispatcher: Dispatcher) -> None:
+    from ctrl_exec.operations.runs import keep_index
 
-    name = environment.get("TZ", "").removeprefix(":")
-    with suppress(OSError, ValueError, KeyError):
-        if name:
-            return ZoneInfo(name)
-        with open("/etc/localtime", "rb") as stream:
-            return ZoneInfo.from_file(stream, key="localtime")
-    return UTC
+    keep_index(dispatcher)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
 """What is due at a moment: a pure module, in which time is an argument.
 
-Owns the reading of cron expressions (crontab(5), by croniter, in a time zone that is given) and the
-rule for missed moments: what was due several times while nobody looked is due once.
+Owns the rule for missed moments of the scheduler's own duties: what was due several times while nobody
+looked is due once. Tasks have rules of their own (`ctrl_exec.tasks.schedule`).
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
-from ctrl_exec.common.errors import ConfigError
+from ctrl_exec.common.errors import ConfigError, InvalidInputError
 from ctrl_exec.common.value import value
+from ctrl_exec.tasks.cron import parse_cron
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,19 +35,11 @@ def cron(expression: str, zone: tzinfo) -> Callable[[float], float | None]:
     """
     if not expression:
         return lambda _: None
-    from croniter import CroniterError, croniter
-
-    if len(expression.split()) != 5 or not croniter.is_valid(expression):
-        raise ConfigError(f"{expression!r} is no cron expression: expected five fields such as 17 * * * *")
-
-    def next_after(moment: float) -> float | None:
-        start = datetime.fromtimestamp(moment, UTC).astimezone(zone)
-        try:
-            return float(croniter(expression, start).get_next(float))
-        except CroniterError:  # a date that never comes, such as 30 February
-            return None
-
-    return next_after
+    try:
+        read = parse_cron(expression)
+    except InvalidInputError as error:
+        raise ConfigError(f"{expression!r}: {error}") from error
+    return lambda moment: read.next_after(moment, zone)
 
 
 def every(seconds: float) -> Callable[[float], float | None]:

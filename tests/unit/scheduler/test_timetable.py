@@ -54,7 +54,7 @@ def test_never() -> None:
 
 @pytest.mark.parametrize(
     "expression",
-    ["x", "* * * *", "* * * * * *", "60 * * * *", "* 24 * * *", "* * 0 * *", "@daily", "*\n* * * *  *"],
+    ["x", "* * * *", "* * * * * *", "60 * * * *", "* 24 * * *", "* * 0 * *", "@reboot", "*\n* * * *  *"],
 )
 def test_bad_expressions_are_named(expression: str) -> None:
     """Five fields within their ranges, or a ConfigError that shows what was given."""
