@@ -149,13 +149,14 @@ def _read_range(kind: _Field, element: str) -> range:
     else:
         low = _number(kind, first, element)
         high = low if last is None else _number(kind, last, element)
+        if low and str(last).lower() == "sun":  # Debian's cron refuses it; there is one thing it can mean
+            high = 7
     if step is not None and not star and last is None:
         _refuse(f"{kind.name}: a step needs * or a range, expected {element.replace('/', f'-{kind.high}/')}")
     if step is not None and not int(step):
         _refuse(f"{kind.name}: {element!r} has a step of 0, expected at least 1")
     if low > high:
-        hint = "; a range up to Sunday ends with 7" if kind.names is _DAYS else ""
-        _refuse(f"{kind.name}: {element!r} ends before it begins, expected the smaller number first{hint}")
+        _refuse(f"{kind.name}: {element!r} ends before it begins, expected the smaller number first")
     return range(low, high + 1, int(step or 1))
 
 

@@ -26,7 +26,7 @@ ZONES = (
     "Australia/Lord_Howe", "Antarctica/Troll", "Antarctica/Casey", "Pacific/Apia",
 )  # fmt: skip
 MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-DAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+DAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat", "7"]
 EPOCH = datetime(1970, 1, 1)
 LARGEST_SHIFT_S = 3 * 3600
 # a slow machine is no finding
