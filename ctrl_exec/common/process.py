@@ -115,6 +115,70 @@ def spawn(
             os.close(source)
 
 
+def spawn_held(
+    argv: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    streams: tuple[int, int, int],
+    before_exec: Callable[[int], object],
+) -> int:
+    """As `spawn`, but the program is executed only once `before_exec` was told its pid and returned.
+
+    So its group can be on record before it does anything. Where `before_exec` raises, or this process
+    dies in it, nothing is executed.
+
+    Raises: ProgramError if it cannot be executed, or there is no room for a process.
+    """
+    held, release = os.pipe2(os.O_CLOEXEC)
+    report, failing = os.pipe2(os.O_CLOEXEC)
+    _flush()
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _execute_held(argv, environment, streams, (held, release, failing))
+        os.close(failing)
+        failing = -1
+        try:
+            before_exec(pid)
+            os.write(release, b"\0")
+        except BaseException:
+            os.close(release)
+            release = -1
+            wait_status(pid)
+            raise
+        reason = os.read(report, 256)
+    except OSError as error:
+        raise ProgramError(f"cannot be started ({error.strerror})", program=argv[0]) from error
+    finally:
+        for fd in (held, release, report, failing):
+            if fd >= 0:
+                os.close(fd)
+    if reason:
+        wait_status(pid)
+        raise ProgramError(f"cannot be executed ({reason.decode('utf-8', 'replace')})", program=argv[0])
+    return pid
+
+
+def _execute_held(
+    argv: Sequence[str], environment: Mapping[str, str], streams: tuple[int, ...], pipes: tuple[int, int, int]
+) -> NoReturn:
+    held, release, failing = pipes
+    try:
+        os.setsid()
+        os.close(release)
+        for number in _TO_DEFAULT:
+            _signal.signal(number, _signal.SIG_DFL)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+        for target, source in enumerate([_duplicate(fd, 3) for fd in streams]):
+            os.dup2(source, target)
+        if os.read(held, 1):
+            os.execve(argv[0], list(argv), dict(environment))  # noqa: S606 - a list; a shell is asked for by name
+    except (OSError, ValueError) as error:
+        os.write(failing, (getattr(error, "strerror", None) or str(error)).encode()[:256])
+    finally:
+        os._exit(127)
+
+
 def _duplicate(source: int, floor: int) -> int:
     import fcntl
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ctrl_exec.common import process
-from ctrl_exec.common.errors import ConfigError, ProgramError
+from ctrl_exec.common.errors import ConfigError, ProgramError, StorageError
 from tests.support.polling import eventually
 from tests.support.processes import environment
 
@@ -237,3 +237,50 @@ def test_privileges_are_dropped_for_good() -> None:
     assert process.wait_status(process.fork_child(check), timeout_s=20) == (0, 0)
     process.drop_privileges("")
     assert os.geteuid() == 0
+
+
+def test_a_held_program_starts_only_once_its_pid_is_on_record(tmp_path: Path) -> None:
+    """While `before_exec` works nothing is executed; its group is its own."""
+    mark = tmp_path / "ran"
+    seen: list[tuple[bool, int]] = []
+    null = os.open(os.devnull, os.O_RDWR)
+    pid = process.spawn_held(
+        ["/bin/sh", "-c", f"ps -o pgid= $$ > {mark}"],
+        environment={"PATH": "/usr/bin:/bin"},
+        streams=(null, null, null),
+        before_exec=lambda pid: seen.append((mark.exists(), pid)),
+    )
+    os.close(null)
+    assert process.wait_status(pid, timeout_s=20) == (0, 0)
+    assert seen == [(False, pid)]
+    assert int(mark.read_text()) == pid
+
+
+def test_a_held_program_is_not_executed_where_it_could_not_be_recorded(tmp_path: Path) -> None:
+    """The error comes through, the process is gone."""
+    mark = tmp_path / "ran"
+    null = os.open(os.devnull, os.O_RDWR)
+    before = len(os.listdir("/proc/self/fd"))
+
+    def refuse(_pid: int) -> None:
+        raise StorageError("disk full", path="tasks.db")
+
+    with pytest.raises(StorageError):
+        process.spawn_held(
+            ["/bin/touch", str(mark)], environment={}, streams=(null, null, null), before_exec=refuse
+        )
+    assert len(os.listdir("/proc/self/fd")) == before
+    os.close(null)
+    assert not mark.exists()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_held_program_that_cannot_be_executed_is_an_error() -> None:
+    """With the kernel's reason."""
+    null = os.open(os.devnull, os.O_RDWR)
+    with pytest.raises(ProgramError, match="No such file"):
+        process.spawn_held(
+            ["/no/such/program"], environment={}, streams=(null, null, null), before_exec=lambda _: None
+        )
+    os.close(null)
