@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 
 from ctrl_exec.common.errors import ForbiddenError, InvalidInputError, ProtocolError
 from ctrl_exec.services.authority import Caller
@@ -57,6 +58,16 @@ def check_host(request: Request, config: Config) -> None:
         raise ForbiddenError(f"host {host[:200]} is not a bound address or in api_names")
 
 
+def check_state(request: Request, config: Config) -> None:
+    """A command line says which dispatcher it means, by its state directory: two may share a socket's path.
+
+    Raises: ProtocolError (412), before anything is done.
+    """
+    meant = request.header("x-ctrl-exec-state")
+    if meant is not None and meant != os.fsencode(os.path.normpath(config.state_dir)).hex():
+        raise ProtocolError(412, "the API that listens here serves another dispatcher")
+
+
 def _without_port(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
@@ -80,7 +91,7 @@ def cors_headers(request: Request, config: Config) -> tuple[tuple[str, str], ...
         return ()
     return (
         ("Access-Control-Allow-Origin", origin),
-        ("Access-Control-Expose-Headers", "X-Request-Id, Retry-After, Allow"),
+        ("Access-Control-Expose-Headers", "X-Request-Id, Retry-After, Allow, ETag, Location"),
         ("Vary", "Origin"),
     )
 
@@ -98,7 +109,7 @@ def preflight_headers(allow: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """What a page of a configured origin may send."""
     return (
         ("Access-Control-Allow-Methods", ", ".join(allow)),
-        ("Access-Control-Allow-Headers", "Authorization, Content-Type"),
+        ("Access-Control-Allow-Headers", "Authorization, Content-Type, If-Match"),
         ("Access-Control-Max-Age", _PREFLIGHT_AGE_S),
     )
 
@@ -143,7 +154,7 @@ def identify(request: Request, config: Config, document: dict[str, Any]) -> Call
     Raises: InvalidInputError for malformed credentials, or when the two disagree; ForbiddenError for
     a local user who claims another one's name.
     """
-    username, token = _header_credentials(request)
+    username, token = header_credentials(request)
     body_username, body_token = _text(document, "username"), _text(document, "token")
     for name, of_header, of_body in (("username", username, body_username), ("token", token, body_token)):
         if of_header is not None and of_body is not None and of_header != of_body:
@@ -185,7 +196,8 @@ def _name_of(uid: int) -> str:
         return str(uid)
 
 
-def _header_credentials(request: Request) -> tuple[str | None, str | None]:
+def header_credentials(request: Request) -> tuple[str | None, str | None]:
+    """User name and token of `Authorization`. Raises: InvalidInputError for a malformed one."""
     given = _all(request, "authorization")
     if not given:
         return None, None

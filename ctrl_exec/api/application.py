@@ -13,7 +13,9 @@ from ctrl_exec.api import access
 from ctrl_exec.api.errors import error_response
 from ctrl_exec.api.figures import Figures, Layout
 from ctrl_exec.api.inquiry import Inquiry, decode_body
-from ctrl_exec.api.routes import API, ROUTE_NAMES, ROUTES, ApiRoute, enabled_routes
+from ctrl_exec.api.routes import ALL_ROUTES, API, FIGURES, ApiRoute, enabled_routes, figure_of
+from ctrl_exec.api.v1.asking import TaskRoute, is_task_path
+from ctrl_exec.api.v1.gate import Gate
 from ctrl_exec.common.errors import (
     CtrlExecError,
     DeniedError,
@@ -40,9 +42,9 @@ if TYPE_CHECKING:
     from ctrl_exec.config import Config
     from ctrl_exec.services.authority import Caller
 
-LAYOUT = Layout(ROUTE_NAMES)
-_NO_ROUTE = len(ROUTE_NAMES)
-_EVERYWHERE = ("GET", "HEAD", "OPTIONS", "POST")
+LAYOUT = Layout(FIGURES)
+_NO_ROUTE = len(FIGURES)
+_EVERYWHERE = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 
 class Application:
@@ -58,7 +60,8 @@ class Application:
             transport=warm_transport(config),
             on_verdict=self._note_verdict,
         )
-        self._router = Router(ROUTES)
+        self._router = Router(ALL_ROUTES)
+        self._gate = Gate(self.dispatcher)
         self._enabled = frozenset(route.name for route in enabled_routes(config))
         self._throttle = throttle
         self._figures: Figures | None = None
@@ -84,14 +87,18 @@ class Application:
     def _answer(self, request: Request, child: Child, figures: Figures) -> Response:
         origin = access.check_origin(request, self.config)
         access.check_host(request, self.config)
-        self.dispatcher.authority.require_open(access.way_in(request))
+        access.check_state(request, self.config)
+        if not is_task_path(request.path):
+            self.dispatcher.authority.require_open(access.way_in(request))
         self._throttle.check(self._throttled_as(request))
         if request.method == "OPTIONS":
             return self._options(request)
         match = self._match(request)
         route = match.route
+        self._route = figure_of(route)
+        if isinstance(route, TaskRoute):
+            return self._gate.answer(request, child, match, figures)
         assert isinstance(route, ApiRoute)
-        self._route = ROUTE_NAMES.index(route.name)
         access.check_media(request, origin)
         document = decode_body(request, route.keys, is_required=route.needs_body)
         caller = access.identify(request, self.config, document)
@@ -127,7 +134,13 @@ class Application:
         return Response(204, headers)
 
     def _authorise_bare(self, request: Request) -> None:
-        """Ask for the action `api` with what credentials can be made out. Raises: DeniedError."""
+        """Ask for the action `api` with what credentials can be made out; the task layer has its own.
+
+        Raises: DeniedError; UnauthorizedError.
+        """
+        if is_task_path(request.path):
+            self._gate.identify(request)
+            return
         self.dispatcher.authority.check(self._bare_caller(request), "api", reqid=request.reqid)
 
     def _bare_caller(self, request: Request) -> Caller:

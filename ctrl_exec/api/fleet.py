@@ -7,6 +7,7 @@ from ctrl_exec.common.routing import json_response
 from ctrl_exec.common.value import as_dict
 from ctrl_exec.operations.discovery import discover
 from ctrl_exec.operations.ping import ping
+from ctrl_exec.services.transport import Interrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ HOST_KEYS = ("hosts",)
 def ping_hosts(inquiry: Inquiry) -> Response:
     """`POST /ping`."""
     hosts = required_hosts_of(inquiry.document)
-    results = ping(inquiry.dispatcher, inquiry.caller, hosts)
+    with inquiry.child.watch(inquiry.request.connection) as left:
+        interrupt = Interrupt((left.fileno(),), lambda: bool(left.poll(0)))
+        results = ping(inquiry.dispatcher, inquiry.caller, hosts, interrupt=interrupt)
     shown: dict[str, Any] = {"ok": True}
     if has_pattern(hosts):
         shown["hosts"] = [result.host for result in results]
@@ -30,7 +33,10 @@ def ping_hosts(inquiry: Inquiry) -> Response:
 
 def discover_hosts(inquiry: Inquiry) -> Response:
     """`GET /discovery` for all, `POST` for those named, or all."""
-    found = discover(inquiry.dispatcher, inquiry.caller, hosts_of(inquiry.document))
+    hosts = hosts_of(inquiry.document)
+    with inquiry.child.watch(inquiry.request.connection) as left:
+        interrupt = Interrupt((left.fileno(),), lambda: bool(left.poll(0)))
+        found = discover(inquiry.dispatcher, inquiry.caller, hosts, interrupt=interrupt)
     return json_response(200, {"ok": True, "hosts": found})
 
 

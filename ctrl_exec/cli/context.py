@@ -1,7 +1,8 @@
 """What a running command has: its streams, its environment, its settings, the dispatcher's parts.
 
-Owns the moment at which a command run as root becomes the service user: when it first asks for
-the settings, so that no state, hook or database is ever opened before. Must not know any command.
+Owns the moment at which a command run as root becomes the service user: with `config`, which all that opens
+state, hook or database goes through. `settings` are the same, read as whoever started us, for the daemon's
+socket, where root is to be known as root. Must not know any command.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from ctrl_exec.cli.arguments import Arguments
     from ctrl_exec.cli.output import Output
+    from ctrl_exec.cli.way import Way
     from ctrl_exec.common.log import Log
     from ctrl_exec.config import Config
     from ctrl_exec.dispatcher import Dispatcher
@@ -44,7 +46,10 @@ class Context:
         self.stays_root = stays_root
         self.is_verbose = is_verbose
         self._config_path = config_path
+        self._settings: Config | None = None
         self._config: Config | None = None
+        self._token: str | None = None
+        self._way: Way | None = None
         self._log: Log | None = None
         self._dispatcher: Dispatcher | None = None
 
@@ -56,6 +61,23 @@ class Context:
         return self._config_path or self.environment.get("CTRL_EXEC_CONFIG", "") or DEFAULT_PATH
 
     @property
+    def settings(self) -> Config:
+        """The settings, and nobody has become anybody else. Raises: ConfigError: the file is wrong."""
+        if self._settings is None:
+            from ctrl_exec.config import load_config
+
+            self._settings = load_config(self.config_path)
+        return self._settings
+
+    def way(self, arguments: Arguments) -> Way:
+        """How this command reaches the dispatcher."""
+        if self._way is None:
+            from ctrl_exec.cli.way import Way
+
+            self._way = Way(self, arguments)
+        return self._way
+
+    @property
     def config(self) -> Config:
         """The settings; the first use makes a command run as root the service user.
 
@@ -63,9 +85,7 @@ class Context:
             ConfigError: the file is wrong, or the service user does not exist.
         """
         if self._config is None:
-            from ctrl_exec.config import load_config
-
-            config = load_config(self.config_path)
+            config = self.settings
             if not self.stays_root and os.geteuid() == 0:
                 self._become_service_user(config)
             self._config = config
@@ -132,15 +152,15 @@ class Context:
         Raises:
             UsageError: the token file cannot be read.
         """
-        given = arguments.text("token")
-        if given is not None:
-            return given
-        path = arguments.text("token-file")
-        return (
-            self.environment.get("ENVEXEC_TOKEN", "")
-            if path is None
-            else self.first_line(path, "--token-file")
-        )
+        if self._token is None:
+            given, path = arguments.text("token"), arguments.text("token-file")
+            if given is not None:
+                self._token = given
+            elif path is not None:
+                self._token = self.first_line(path, "--token-file")
+            else:
+                self._token = self.environment.get("ENVEXEC_TOKEN", "")
+        return self._token
 
     def first_line(self, path: str, option: str) -> str:
         """The first line of a small file that an option names; `-` reads standard input.

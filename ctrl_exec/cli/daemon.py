@@ -1,142 +1,314 @@
-"""The command line of a user who may not read the dispatcher's key: the API on its Unix socket does the work.
+"""The API on its Unix socket, as the command line speaks to it: who listens, one request, its answer.
 
-Owns that way in: when it is taken, the request, the error that an answer stands for. The API learns the
-user's name from the kernel (SO_PEERCRED), asks the hook, runs, locks and records as it does for HTTP. Members
-of `api_socket_group` so need neither root nor any secret of the dispatcher.
+Owns the moment up to which nothing has been asked of the daemon: a body leaves only when the daemon has said
+that it will read it (`Expect: 100-continue`), so that what does not answer has not been told anything, and
+another way may be taken. The daemon learns the user's name from the kernel (SO_PEERCRED), asks the hook,
+runs, locks and records as for HTTP. Imports neither `ssl` nor `socket`: this is the fast way in.
 """
 
 from __future__ import annotations
 
-import json
+import _socket
 import os
 import select
-import socket
+import sys
+import time
 
 from ctrl_exec.common import errors
+from ctrl_exec.common.responses import ResponseParser
 from ctrl_exec.common.value import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
-    from ctrl_exec.cli.arguments import Arguments
-    from ctrl_exec.cli.context import Context
-    from ctrl_exec.operations.run import RunRequest
-    from ctrl_exec.services.transport import Interrupt
+    from ctrl_exec.cli.progress import Release
 
-CONNECT_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 3.0
+# how long a daemon that lives may take to say that it reads: it only has to fork
+WELCOME_TIMEOUT_S = 5.0
 # beyond what the request itself may take: the answer's way back
 GRACE_S = 60.0
+# how long the answer to a request that was let go of may take: a carrier has to be made
+FAREWELL_S = 15.0
+_RECEIVE_BYTES = 1 << 18
+_ENDLESS_BYTES = 1 << 62
+# refusals that come before anything is done: another dispatcher's daemon, one with no room
+_UNTOUCHED = (412, 503)
+
+
+class UnsentError(errors.ServiceError):
+    """Nothing was asked of the daemon, or it refused before it did anything: another way may be taken."""
+
+
+class BrokenError(errors.ServiceError):
+    """The daemon went away after it had been asked: what it did is not known here."""
 
 
 @value
 class Question:
-    """One request to the API: method, path, JSON body, how long its answer may take."""
+    """One request: method, path, JSON body, how long its answer may take.
+
+    `script` is whose lock a conflict is about, `reqid` whose record is asked for; errors name them. What
+    `is_look` changes nothing and may be asked again.
+    """
 
     method: str
     path: str
     body: Mapping[str, Any] | None = None
     timeout_s: float = GRACE_S
     authorization: str = ""
+    script: str = "the script"
+    reqid: str = ""
+    is_look: bool = False
 
 
-def uses_daemon(context: Context, arguments: Arguments) -> bool:
-    """Whether this command goes through the API: it has a socket, and its key is not ours to read."""
-    config = context.config
-    if not config.api_socket or arguments.port("port") is not None:
-        return False
-    return not os.access(config.key_path, os.R_OK) and os.path.exists(config.api_socket)
+@value
+class Daemon:
+    """Where the daemon listens, whether it may run as a user, and the state directory it must serve."""
 
+    path: str
+    trusts: Callable[[int], bool]
+    state_dir: str
+    limit_bytes: int
 
-def ask(context: Context, question: Question, interrupt: Interrupt | None = None) -> dict[str, Any]:
-    """Send one request over the socket and give the document of its answer.
+    def ask(self, question: Question, release: Release | None = None) -> dict[str, Any]:
+        """Give the document of the answer. When the release is pressed, the daemon is told to let go.
 
-    Raises:
-        CtrlExecError: the one that a refusal stands for; ServiceError if the API is not there.
-        KeyboardInterrupt: the interrupt fired first.
-    """
-    path = context.config.api_socket
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
-        stream.settimeout(CONNECT_TIMEOUT_S)
+        Raises: UnsentError; BrokenError; KeyboardInterrupt if there is no answer after letting go; else the
+        error that a refusal stands for.
+        """
+        exchange = Exchange(self, question)
         try:
-            stream.connect(path)
-            stream.sendall(encoded(question))
-            status, body = received(stream, question.timeout_s, interrupt, context.config.max_run_output)
+            status = exchange.status(release)
+            for _ in exchange.pieces(release):
+                pass
+            body = exchange.parser.body
+        finally:
+            exchange.close()
+        return checked(status, decoded(body), question)
+
+    def lines(self, question: Question, release: Release | None = None) -> Iterator[dict[str, Any]]:
+        """Give the documents of an answer that is a line of JSON each, as they come, until it ends.
+
+        Raises: as `ask`; KeyboardInterrupt when the release is pressed.
+        """
+        exchange = Exchange(self, question, is_endless=True)
+        try:
+            status = exchange.status(release)
+            if status >= 400:
+                for _ in exchange.pieces(release):
+                    pass
+                checked(status, decoded(exchange.parser.body), question)
+            rest = b""
+            for piece in exchange.pieces(release, is_endless=True):
+                *whole, rest = (rest + piece).split(b"\n")
+                for line in whole:
+                    if line.strip():
+                        yield decoded(line)
+        finally:
+            exchange.close()
+
+
+class Exchange:
+    """One request on a connection of its own. Raises: UnsentError where there is no daemon of ours."""
+
+    def __init__(self, daemon: Daemon, question: Question, *, is_endless: bool = False) -> None:
+        # output is text in JSON: what it quotes can be six times as long
+        limit_bytes = daemon.limit_bytes * 6 + (1 << 24)
+        self.parser = (
+            ResponseParser(limit_bytes, _ENDLESS_BYTES) if is_endless else ResponseParser(limit_bytes)
+        )
+        self._path = daemon.path
+        self._question = question
+        self._has_let_go = False
+        self._stream = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+        try:
+            self._connect(daemon.trusts)
+            self._send(daemon.state_dir)
+        except BaseException:
+            self._stream.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._stream.close()
+
+    def _connect(self, trusts: Callable[[int], bool]) -> None:
+        self._stream.settimeout(CONNECT_TIMEOUT_S)
+        try:
+            self._stream.connect(self._path)
+            found = self._stream.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise errors.ServiceError(f"{path}: {reason}; is ctrl-exec-api running?") from error
+            raise UnsentError(f"{self._path}: {_reason(error)}") from error
+        # a token goes to nobody but the daemon: struct ucred is pid, uid, gid. Source: unix(7)
+        uid = int.from_bytes(found[4:8], sys.byteorder)
+        if not trusts(uid):
+            raise UnsentError(f"{self._path}: user {uid} listens there, who is not the dispatcher's")
+
+    def _send(self, state_dir: str) -> None:
+        question, body = self._question, encoded(self._question.body)
+        head = (
+            f"{question.method} {question.path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+            f"X-Ctrl-Exec-State: {os.fsencode(state_dir).hex()}\r\nContent-Length: {len(body)}\r\n"
+        )
+        if question.authorization:
+            head += f"Authorization: {question.authorization}\r\n"
+        if body:
+            head += "Expect: 100-continue\r\n"
+        try:
+            self._stream.sendall(f"{head}\r\n".encode("ascii"))
+            if not body:
+                return
+            self._await_welcome()
+            if self.parser.status < 200:
+                self._stream.settimeout(WELCOME_TIMEOUT_S)
+                self._stream.sendall(body)
         except errors.PeerError as error:
-            raise errors.ServiceError(f"{path}: what answers there is not ctrl-exec-api") from error
-    document = decoded(body)
-    if status >= 400:
-        raise error_of(status, document)
-    return document
+            raise UnsentError(f"{self._path}: what answers there is not ctrl-exec-api") from error
+        except OSError as error:
+            raise UnsentError(f"{self._path}: {_reason(error)}") from error
 
+    def _await_welcome(self) -> None:
+        """Wait for the word that the body will be read, or for a refusal. Raises: OSError; PeerError."""
+        deadline = time.monotonic() + WELCOME_TIMEOUT_S
+        while not self.parser.status:
+            if not self._receive(deadline):
+                raise errors.PeerError("it closed the connection")
 
-def encoded(question: Question) -> bytes:
-    """Give the request's bytes."""
-    body = b"" if question.body is None else json.dumps(question.body).encode("ascii")
-    head = f"{question.method} {question.path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-    if question.authorization:
-        head += f"Authorization: {question.authorization}\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode("ascii") + body
+    def status(self, release: Release | None) -> int:
+        """Read until the answer's status is known. Raises: UnsentError; BrokenError; KeyboardInterrupt."""
+        deadline = time.monotonic() + self._question.timeout_s
+        while self.parser.status < 200:
+            deadline = self._turn(deadline, release)
+        return self.parser.status
 
+    def pieces(self, release: Release | None, *, is_endless: bool = False) -> Iterator[bytes]:
+        """Read the body; with `is_endless` give it in pieces and keep none. Raises: as `status`."""
+        deadline = time.monotonic() + self._question.timeout_s
+        if is_endless:
+            yield self.parser.drain()
+        while not self.parser.is_done:
+            if is_endless:
+                if release is not None and release.is_pressed:
+                    raise KeyboardInterrupt
+                deadline = time.monotonic() + self._question.timeout_s
+            deadline = self._turn(deadline, release)
+            if is_endless:
+                yield self.parser.drain()
 
-def received(
-    stream: socket.socket, timeout_s: float, interrupt: Interrupt | None, limit_bytes: int
-) -> tuple[int, bytes]:
-    """Read one answer: its status and body. Raises: OSError; PeerError; KeyboardInterrupt."""
-    from ctrl_exec.common.clock import monotonic
-    from ctrl_exec.common.responses import ResponseParser
+    def _turn(self, deadline: float, release: Release | None) -> float:
+        """Wait for one thing to happen; gives the deadline from then on."""
+        try:
+            if not self._receive(deadline, release):
+                self.parser.end()
+        except errors.PeerError as error:
+            raise self._broken(error) from error
+        except OSError as error:
+            raise self._broken(error) from error
+        if release is not None and release.is_pressed and not self._has_let_go:
+            self._has_let_go = True
+            # half-closed: the daemon takes it for a hang-up, lets go, and still answers with what it knows
+            self._stream.shutdown(_socket.SHUT_WR)
+            return time.monotonic() + FAREWELL_S
+        return deadline
 
-    # output is text in JSON: what it quotes can be six times as long
-    parser = ResponseParser(limit_bytes * 6 + (1 << 24))
-    deadline = monotonic() + timeout_s
-    watched: list[Any] = [stream, *(interrupt.fds if interrupt is not None else ())]
-    while not parser.is_done:
-        ready, _, _ = select.select(watched, [], [], max(0.0, deadline - monotonic()))
-        if interrupt is not None and interrupt.is_set():
-            raise KeyboardInterrupt
+    def _receive(self, deadline: float, release: Release | None = None) -> bool:
+        """Wait for bytes, or a press; False at the end of the stream. Raises: OSError, PeerError."""
+        poller = select.poll()
+        poller.register(self._stream.fileno(), select.POLLIN)
+        if release is not None and not self._has_let_go:
+            poller.register(release.fileno(), select.POLLIN)
+        ready = [fd for fd, _ in poller.poll(max(0, int((deadline - time.monotonic()) * 1000)))]
+        if self._stream.fileno() in ready:
+            chunk = self._stream.recv(_RECEIVE_BYTES)
+            self.parser.feed(chunk)
+            return bool(chunk)
         if not ready:
-            raise TimeoutError(f"no answer within {timeout_s:g} s")
-        chunk = stream.recv(1 << 18)
-        if not chunk:
-            parser.end()
-            break
-        parser.feed(chunk)
-    return parser.status, parser.body
+            raise TimeoutError("no answer in time")
+        return True
+
+    def _broken(self, error: Exception) -> errors.CtrlExecError | KeyboardInterrupt:
+        if self._has_let_go:
+            return KeyboardInterrupt()
+        if isinstance(error, errors.PeerError):
+            has_begun = self.parser.has_started and self.parser.status != 100
+            words = (
+                "what answers there is not ctrl-exec-api" if has_begun else "it went away without an answer"
+            )
+        else:
+            words = _reason(error)
+        if self._question.is_look:
+            return UnsentError(f"{self._path}: {words}")
+        return BrokenError(f"{self._path}: {words}; what was begun goes on: `ctrl-exec list-locks` shows it")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def encoded(body: Mapping[str, Any] | None) -> bytes:
+    """Give the bytes of a body, nothing for none."""
+    if body is None:
+        return b""
+    import json
+
+    try:
+        return json.dumps(body, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate, which only an escape can carry
+        return json.dumps(body).encode("ascii")
 
 
 def decoded(body: bytes) -> dict[str, Any]:
-    """Give the JSON object of an answer. Raises: PeerError."""
+    """Give the JSON object of an answer. Raises: BrokenError."""
+    import json
+
     try:
         document = json.loads(body)
     except ValueError as error:
-        raise errors.PeerError("the API answered something that is not JSON") from error
+        raise BrokenError("the API answered something that is not JSON") from error
     if not isinstance(document, dict):
-        raise errors.PeerError("the API answered something that is not an object")
+        raise BrokenError("the API answered something that is not an object")
     return document
 
 
-def error_of(status: int, document: Mapping[str, Any]) -> errors.CtrlExecError:
-    """Give the error that an answer of the API stands for."""
+def checked(status: int, document: dict[str, Any], question: Question) -> dict[str, Any]:
+    """Give the document of an answer that is none of an error.
+
+    Raises: UnsentError for a refusal before anything was done; else the error that the answer stands for.
+    """
+    if status < 400:
+        return document
+    word, detail = str(document.get("error", "")), str(document.get("detail", ""))
+    # a daemon that was not restarted after an upgrade knows neither new routes nor new keys
+    is_older = status in (404, 405) and ("there is nothing at" in detail or "is not available on" in detail)
+    if is_older or (status == 400 and detail.startswith("unknown key")):
+        raise UnsentError(f"the daemon is older than this ctrl-exec ({detail}); restart it")
+    if status in _UNTOUCHED:
+        raise UnsentError(detail or word)
+    raise error_of(status, document, question)
+
+
+def error_of(status: int, document: Mapping[str, Any], question: Question) -> errors.CtrlExecError:
+    """Give the error that an answer of the API stands for, as the operation raised it."""
     word, detail = str(document.get("error", "")), str(document.get("detail", ""))
     if word == "locked":
-        return errors.LockedError("the script", [str(each) for each in document.get("conflicts", ())])
+        return errors.LockedError(question.script, [str(each) for each in document.get("conflicts", ())])
     if word == "unknown agent":
         return errors.UnknownAgentError([str(each) for each in document.get("agents", ())])
     if status == 403 and "code" in document:
         return errors.DeniedError(int(document["code"]), word, detail)
     if status == 429:
         return errors.ThrottledError(detail, retry_after_s=60)
+    if status == 404 and question.reqid:
+        return errors.UnknownRunError(question.reqid)
     kinds: dict[int, type[errors.CtrlExecError]] = {
         400: errors.InvalidInputError,
         403: errors.ForbiddenError,
         404: errors.NotFoundError,
         409: errors.ConflictError,
         413: errors.PayloadError,
-        503: errors.BusyError,
     }
     kind = kinds.get(status)
     return (
@@ -144,80 +316,3 @@ def error_of(status: int, document: Mapping[str, Any]) -> errors.CtrlExecError:
         if kind is not None
         else errors.ServiceError(f"the API answered {status}: {detail or word}")
     )
-
-
-def credentials(context: Context, arguments: Arguments) -> dict[str, Any]:
-    """Give `username` (only if it was given: the kernel knows who we are) and `token` for a body."""
-    found = {"username": arguments.text("username"), "token": context.token(arguments) or None}
-    return {key: each for key, each in found.items() if each is not None}
-
-
-def run_question(context: Context, arguments: Arguments, request: RunRequest) -> Question:
-    """Give the request for a run."""
-    config = context.config
-    optional = {
-        "timeout": request.timeout_s,
-        "read_timeout": request.read_timeout_s,
-        "lock_wait": request.lock_wait_s or None,
-        "encoding": None if request.encoding == "utf-8" else request.encoding,
-        "async": request.is_async or None,
-    }
-    body: dict[str, Any] = {
-        "hosts": list(request.hosts),
-        "script": request.script,
-        "args": list(request.args),
-    }
-    body |= {key: each for key, each in optional.items() if each is not None} | credentials(
-        context, arguments
-    )
-    silence_s = request.read_timeout_s or config.read_timeout
-    # an agent that answers keeps the run alive: only the run's own deadline bounds it
-    return Question("POST", "/run", body, max(config.run_deadline, silence_s) + request.lock_wait_s + GRACE_S)
-
-
-def hosts_question(context: Context, arguments: Arguments, path: str, hosts: Sequence[str]) -> Question:
-    """Give the request for a ping or a discovery of these hosts (none: all)."""
-    body = credentials(context, arguments)
-    if hosts:
-        body["hosts"] = list(hosts)
-    return Question("POST", path, body, context.config.read_timeout + GRACE_S)
-
-
-def status_question(context: Context, arguments: Arguments, reqid: str) -> Question:
-    """Give the request for a run's record; GET has no body, so credentials go into a header."""
-    import base64
-
-    from ctrl_exec.common.names import check_reqid
-
-    found = credentials(context, arguments)
-    pair = f"{found.get('username', '')}:{found.get('token', '')}".encode()
-    authorization = f"Basic {base64.b64encode(pair).decode()}" if found else ""
-    return Question("GET", f"/status/{check_reqid(reqid)}", authorization=authorization)
-
-
-def run_by_daemon(context: Context, arguments: Arguments, request: RunRequest) -> int:
-    """Have the API run a script, and show what it answered."""
-    from ctrl_exec.cli.errors import INTERRUPTED, OK
-    from ctrl_exec.cli.progress import Release
-    from ctrl_exec.cli.results import exit_code, prints_gathered, show_results
-    from ctrl_exec.common.messages import HostResult
-
-    with Release(INTERRUPTED, "") as release:
-        try:
-            document = ask(context, run_question(context, arguments, request), release.interrupt)
-        except KeyboardInterrupt:
-            detail = "let go of the run, it goes on; ctrl-exec-api logs its id as REQID"
-            context.output.answer({"ok": False, "error": "interrupted", "detail": detail}, lambda: None)
-            context.output.message(detail)
-            return INTERRUPTED
-    reqid = str(document.get("reqid", ""))
-    if request.is_async:
-        context.output.answer(document, lambda: context.output.line(reqid))
-        context.output.message(f"accepted; `ctrl-exec status {reqid}` shows how far it is")
-        return OK
-    results = [HostResult.from_json(each) for each in document.get("results", ())]
-    is_gathering = prints_gathered(arguments, len(results))
-    context.output.answer(document, lambda: show_results(context.output, results, is_gathering=is_gathering))
-    if not all(result.is_final for result in results):
-        context.output.message(f"not finished everywhere: ctrl-exec status {reqid}")
-    return exit_code(results)

@@ -8,12 +8,11 @@ from ctrl_exec.cli.running import target_patterns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from ctrl_exec.cli.arguments import Arguments
     from ctrl_exec.cli.context import Context
-    from ctrl_exec.cli.progress import Release
 
 HOST = Argument(
     "HOST", "a registered agent, name:port, web[01-20], @tag=value, @all or !name", 0, None, "agent"
@@ -24,42 +23,23 @@ _OUT_OF_REACH = {"unreachable", "timeout"}
 
 def execute_ping(context: Context, arguments: Arguments) -> int:
     """Ask agents whether they live, and show versions and certificate expiries."""
-    from ctrl_exec.cli.daemon import ask, hosts_question, uses_daemon
-    from ctrl_exec.cli.progress import Release
-    from ctrl_exec.cli.targets import with_suggestions
+    from ctrl_exec.cli.progress import Progress, Release
+    from ctrl_exec.cli.targets import expected_hosts, with_suggestions
     from ctrl_exec.common.errors import UsageError
 
     patterns = target_patterns(arguments.words, arguments)
     if not patterns:
         raise UsageError("missing HOST: name the hosts, or give --all or -t TAG=VALUE")
-    with with_suggestions(context.config), Release(errors.INTERRUPTED, "") as release:
-        if uses_daemon(context, arguments):
-            question = hosts_question(context, arguments, "/ping", patterns)
-            results = list(ask(context, question, release.interrupt)["results"])
-        else:
-            results = ping_here(context, arguments, patterns, release)
+    way = context.way(arguments)
+    hosts = expected_hosts(context, patterns, way) if context.output.is_live else ()
+    with (
+        with_suggestions(context),
+        Release(errors.INTERRUPTED, "") as release,
+        Progress(context.output, len(hosts)) as progress,
+    ):
+        results = way.ping(patterns, release, progress.count)
     context.output.answer({"ok": True, "results": results}, lambda: show_pings(context, results))
     return errors.INTERRUPTED if release.is_pressed else exit_code(results)
-
-
-def ping_here(
-    context: Context, arguments: Arguments, patterns: Sequence[str], release: Release
-) -> list[dict[str, Any]]:
-    """Ping from this process, with a live line."""
-    from ctrl_exec.cli.progress import Progress
-    from ctrl_exec.cli.targets import expected_hosts
-    from ctrl_exec.operations.ping import ping
-
-    with Progress(context.output, len(expected_hosts(context.config, patterns))) as progress:
-        found = ping(
-            context.dispatcher,
-            context.caller(arguments),
-            patterns,
-            agent_port=arguments.port("port"),
-            interrupt=release.interrupt,
-            on_result=lambda result: progress.count(result.state),
-        )
-    return [result.as_json() for result in found]
 
 
 def show_pings(context: Context, results: Iterable[Mapping[str, Any]]) -> None:
@@ -81,24 +61,12 @@ def exit_code(results: Iterable[Mapping[str, Any]]) -> int:
 
 def execute_discovery(context: Context, arguments: Arguments) -> int:
     """Ask agents for their scripts and tags."""
-    from ctrl_exec.cli.daemon import ask, hosts_question, uses_daemon
     from ctrl_exec.cli.progress import Release
     from ctrl_exec.cli.targets import with_suggestions
-    from ctrl_exec.operations.discovery import discover
 
     patterns = target_patterns(arguments.words, arguments)
-    with with_suggestions(context.config), Release(errors.INTERRUPTED, "") as release:
-        if uses_daemon(context, arguments):
-            question = hosts_question(context, arguments, "/discovery", patterns)
-            hosts = dict(ask(context, question, release.interrupt)["hosts"])
-        else:
-            hosts = discover(
-                context.dispatcher,
-                context.caller(arguments),
-                patterns or None,
-                agent_port=arguments.port("port"),
-                interrupt=release.interrupt,
-            )
+    with with_suggestions(context), Release(errors.INTERRUPTED, "") as release:
+        hosts = context.way(arguments).discover(patterns, release)
     context.output.answer({"ok": True, "hosts": hosts}, lambda: show_capabilities(context, hosts))
     return errors.INTERRUPTED if release.is_pressed else exit_code(list(hosts.values()))
 

@@ -6,10 +6,11 @@ leaves at once. Must not know what is being waited for.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # typeshed knows `signal` only
 import os
-import signal
 import time
-from contextlib import suppress
+
+from ctrl_exec.common.suppression import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,15 +40,15 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self._is_live:
-            self._before = signal.signal(signal.SIGALRM, self._tick)
-            signal.setitimer(signal.ITIMER_REAL, REDRAW_S, REDRAW_S)
+            self._before = _signal.signal(_signal.SIGALRM, self._tick)
+            _signal.setitimer(_signal.ITIMER_REAL, REDRAW_S, REDRAW_S)
             self.draw()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._is_live:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            _signal.setitimer(_signal.ITIMER_REAL, 0)
+            _signal.signal(_signal.SIGALRM, _signal.SIG_DFL)
             self.erase()
 
     def count(self, state: str) -> None:
@@ -103,15 +104,15 @@ class Release:
         self.is_pressed = False
 
     def __enter__(self) -> Release:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP):
             # under nohup SIGHUP is ignored, in a background job SIGINT: so they stay
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._press)
+            if _signal.getsignal(number) is not _signal.SIG_IGN:
+                self._before[number] = _signal.signal(number, self._press)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal() gave is what it takes
+            _signal.signal(number, handler)
         os.close(self._reader)
         os.close(self._writer)
 
@@ -121,6 +122,10 @@ class Release:
         from ctrl_exec.services.transport import Interrupt
 
         return Interrupt(fds=(self._reader,), is_set=lambda: self.is_pressed)
+
+    def fileno(self) -> int:
+        """A descriptor that is readable once a signal has come."""
+        return self._reader
 
     def _press(self, _number: int, _frame: FrameType | None) -> None:
         if self.is_pressed:

@@ -5,10 +5,9 @@ Owns the text form of core §10 and the exit code of a set of results. Must not 
 
 from __future__ import annotations
 
-import re
-
 from ctrl_exec.cli import errors
 from ctrl_exec.cli.output import GREEN, RED, YELLOW, escaped, plural, printable
+from ctrl_exec.common.settings import Pattern
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
 
 GATHER_ABOVE = 10
 # Colours of a script are let through to a terminal; nothing else that a terminal would act on is.
-_COLOUR = re.compile(r"(\x1b\[[0-9;]{0,32}m)")
-_NUMBERED = re.compile(r"(.*?)([0-9]+)([^0-9]*)")
+_COLOUR = Pattern(r"(\x1b\[[0-9;]{0,32}m)")
+_NUMBERED = Pattern(r"(.*?)([0-9]+)([^0-9]*)")
 _GOOD = ("ok", "accepted")
 
 
@@ -31,8 +30,14 @@ class ResultPrinter:
     def __init__(self, output: Output, hosts: Sequence[str], *, is_gathering: bool) -> None:
         self._output = output
         self._waiting = list(hosts)
+        self._knows_hosts = bool(hosts)
         self._known: dict[str, HostResult] = {}
         self._is_gathering = is_gathering
+
+    @property
+    def knows_hosts(self) -> bool:
+        """Whether it was told the hosts beforehand, so that it could print in their order."""
+        return self._knows_hosts
 
     def add(self, result: HostResult) -> None:
         """Take one host's result and print what can be printed."""
@@ -110,7 +115,9 @@ def show_text(output: Output, text: str, prefix: str) -> None:
 
 def harmless(text: str) -> str:
     """Give the text without what a terminal would act on, save line ends, tabs and colours."""
-    parts = _COLOUR.split(text.replace("\r\n", "\n"))
+    if text.isprintable():
+        return text
+    parts = _COLOUR.compiled().split(text.replace("\r\n", "\n"))
     kept = "".join(part if at % 2 else _escape_controls(part) for at, part in enumerate(parts))
     return kept + "\x1b[0m" if len(parts) > 1 else kept
 

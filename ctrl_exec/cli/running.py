@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from ctrl_exec.cli.arguments import Arguments
     from ctrl_exec.cli.context import Context
+    from ctrl_exec.cli.results import ResultPrinter
+    from ctrl_exec.cli.way import Wish
     from ctrl_exec.common.messages import HostResult
-    from ctrl_exec.operations.report import RunReport
-    from ctrl_exec.operations.run import RunRequest
 
 MAX_LOCK_WAIT_S = 3600
 FAREWELL = "ctrl-exec: leaving; the scripts go on, this version cannot cancel them"
@@ -48,63 +48,90 @@ def target_patterns(hosts: Sequence[str], arguments: Arguments) -> tuple[str, ..
 
 def execute_run(context: Context, arguments: Arguments) -> int:
     """Run a script on hosts and show what each of them answered."""
-    from ctrl_exec.cli.daemon import run_by_daemon, uses_daemon
-    from ctrl_exec.cli.targets import with_suggestions
-
-    request = run_request(arguments)
-    with with_suggestions(context.config, () if arguments.rest else arguments.words):
-        if uses_daemon(context, arguments):
-            return run_by_daemon(context, arguments, request)
-        return run_here(context, arguments, request)
-
-
-def run_here(context: Context, arguments: Arguments, request: RunRequest) -> int:
-    """Run it in this process, results shown as they come."""
     from ctrl_exec.cli.progress import Progress, Release
-    from ctrl_exec.cli.results import ResultPrinter, exit_code, prints_gathered
-    from ctrl_exec.cli.targets import expected_hosts
-    from ctrl_exec.operations.run import run
+    from ctrl_exec.cli.results import ResultPrinter, prints_gathered
+    from ctrl_exec.cli.targets import expected_hosts, with_suggestions
 
-    hosts = () if context.output.is_json else expected_hosts(context.config, request.hosts)
-    printer = ResultPrinter(context.output, hosts, is_gathering=prints_gathered(arguments, len(hosts)))
-    with Progress(context.output, len(hosts)) as progress, Release(errors.INTERRUPTED, FAREWELL) as release:
+    wish = run_wish(arguments)
+    way = context.way(arguments)
+    with with_suggestions(context, () if arguments.rest else arguments.words):
+        hosts = () if context.output.is_json else expected_hosts(context, wish.hosts, way)
+        printer = ResultPrinter(context.output, hosts, is_gathering=prints_gathered(arguments, len(hosts)))
+        with (
+            Progress(context.output, len(hosts)) as progress,
+            Release(errors.INTERRUPTED, FAREWELL) as release,
+        ):
 
-        def on_result(result: HostResult) -> None:
-            progress.erase()
-            printer.add(result)
-            progress.count(result.state)
+            def on_result(result: HostResult) -> None:
+                progress.erase()
+                printer.add(result)
+                progress.count(result.state)
 
-        report = run(
-            context.dispatcher,
-            context.caller(arguments),
-            request,
-            interrupt=release.interrupt,
-            on_result=on_result,
-        )
-    if request.is_async:
-        return show_accepted(context, report)
-    context.output.answer(report.run_json(), lambda: printer.finish(report.results))
-    if release.is_pressed and not report.complete:
-        context.output.message(f"let go of the run, it goes on: ctrl-exec status {report.reqid}")
-        return errors.INTERRUPTED
-    say_unfinished(context, report)
-    return exit_code(report.results)
+            try:
+                document = way.run(wish, release, on_result)
+            except KeyboardInterrupt:
+                return say_let_go(context, "")
+    if wish.is_async:
+        return show_accepted(context, document)
+    return show_run(context, arguments, document, printer, is_let_go=release.is_pressed)
 
 
-def run_request(arguments: Arguments) -> RunRequest:
+def show_run(
+    context: Context,
+    arguments: Arguments,
+    document: Mapping[str, Any],
+    printer: ResultPrinter,
+    *,
+    is_let_go: bool,
+) -> int:
+    """Show what became of a run on its hosts; give the exit code."""
+    from ctrl_exec.cli.results import exit_code, prints_gathered, show_results
+    from ctrl_exec.common.messages import HostResult
+
+    reqid = str(document["reqid"])
+    results = [HostResult.from_json(each) for each in document["results"]]
+    is_gathering = prints_gathered(arguments, len(results))
+
+    def show() -> None:
+        if printer.knows_hosts:
+            printer.finish(results)
+        else:
+            show_results(context.output, results, is_gathering=is_gathering)
+
+    context.output.answer(document, show)
+    if all(result.is_final for result in results):
+        return exit_code(results)
+    if is_let_go:
+        return say_let_go(context, reqid)
+    context.output.message(f"not finished everywhere: ctrl-exec status {reqid}")
+    return exit_code(results)
+
+
+def say_let_go(context: Context, reqid: str) -> int:
+    """Tell how to come back to a run that goes on without us."""
+    if reqid:
+        context.output.message(f"let go of the run, it goes on: ctrl-exec status {reqid}")
+    else:
+        detail = "let go of it before the daemon had answered; what was begun goes on"
+        context.output.answer({"ok": False, "error": "interrupted", "detail": detail}, lambda: None)
+        context.output.message(detail)
+    return errors.INTERRUPTED
+
+
+def run_wish(arguments: Arguments) -> Wish:
     """Build the request from the words of `run`.
 
     Raises:
         UsageError: the script or the hosts are missing, an option has a bad value.
     """
+    from ctrl_exec.cli.way import Wish
     from ctrl_exec.common.errors import UsageError
-    from ctrl_exec.operations.run import RunRequest
 
     *hosts, script = arguments.words
     patterns = target_patterns(hosts, arguments)
     if not patterns:
         raise UsageError("missing HOST: name the hosts before the script, or give --all or -t TAG=VALUE")
-    return RunRequest(
+    return Wish(
         hosts=patterns,
         script=script,
         args=arguments.rest,
@@ -133,30 +160,17 @@ def whole_seconds(arguments: Arguments, name: str, maximum: int) -> int | None:
     return int(-(-given // 1))
 
 
-def show_accepted(context: Context, report: RunReport) -> int:
+def show_accepted(context: Context, document: Mapping[str, Any]) -> int:
     """Print the request id of a run that goes on without us."""
-    context.output.answer(report.accepted_json(), lambda: context.output.line(report.reqid))
-    context.output.message(f"accepted; `ctrl-exec status {report.reqid}` shows how far it is")
+    reqid = str(document["reqid"])
+    context.output.answer(document, lambda: context.output.line(reqid))
+    context.output.message(f"accepted; `ctrl-exec status {reqid}` shows how far it is")
     return errors.OK
-
-
-def say_unfinished(context: Context, report: RunReport) -> None:
-    """Tell how to learn the rest of a run whose agents were silent for too long."""
-    if not report.complete:
-        context.output.message(f"not finished everywhere: ctrl-exec status {report.reqid}")
 
 
 def execute_status(context: Context, arguments: Arguments) -> int:
     """Show the record of a run."""
-    from ctrl_exec.cli.daemon import ask, status_question, uses_daemon
-    from ctrl_exec.operations.status import status
-
-    reqid = arguments.words[0]
-    if uses_daemon(context, arguments):
-        document = ask(context, status_question(context, arguments, reqid))
-    else:
-        document = status(context.dispatcher, context.caller(arguments), reqid).status_json()
-    return show_status(context, document)
+    return show_status(context, context.way(arguments).status(arguments.words[0]))
 
 
 def show_status(context: Context, document: Mapping[str, Any]) -> int:

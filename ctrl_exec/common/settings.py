@@ -43,11 +43,15 @@ class Pattern:
 
     def fullmatch(self, text: str) -> re.Match[str] | None:
         """The match of the whole text, in ASCII, or None."""
+        return self.compiled().fullmatch(text)
+
+    def compiled(self) -> re.Pattern[str]:
+        """The expression itself."""
         if self._compiled is None:
             import re
 
             self._compiled = re.compile(self._text, re.ASCII)
-        return self._compiled.fullmatch(text)
+        return self._compiled
 
 
 _SECTION = Pattern(r"\[\s*([A-Za-z][A-Za-z0-9_-]*)(?:\s+([A-Za-z0-9_.-]+))?\s*\]")

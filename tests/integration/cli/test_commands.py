@@ -208,7 +208,9 @@ def test_a_silent_agent_is_left_and_the_run_goes_on(shared: Instance) -> None:
     assert {"host": "slow", "script": "wait"} in locks
     locked = shared.document("run", "web-01", "slow", "wait", code=4)
     assert (locked["error"], locked["code"], locked["conflicts"]) == ("locked", 4, ["slow"])
-    assert shared.cli("list-locks").stdout.startswith("HOST  SCRIPT\n----  ------\nslow  wait\n")
+    listed = shared.cli("list-locks").stdout.splitlines()
+    assert listed[0].split() == ["HOST", "SCRIPT"]
+    assert "slow  wait" in listed
 
 
 def test_typos_in_hosts_are_answered_with_near_names(shared: Instance) -> None:
