@@ -16,6 +16,7 @@ from ctrl_exec.common.suppression import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
     from typing import Any
 
@@ -24,14 +25,14 @@ _TEMPORARY = ".tmp-"
 
 def write_atomic(
     path: str,
-    payload: bytes,
+    payload: bytes | Iterable[bytes],
     mode: int = 0o640,
     *,
     owner: tuple[int, int] | None = None,
     exclusive: bool = False,
     durable: bool = True,
 ) -> None:
-    """Replace the file by the payload so that a reader sees the old or the new one, never a part.
+    """Replace the file by the payload, whole or in pieces: a reader sees the old or the new, never a part.
 
     The temporary is made with O_EXCL in the same directory, gets mode and owner on its descriptor,
     is fsynced, renamed, and the directory is fsynced; without `durable` nothing is fsynced, for what
@@ -58,7 +59,7 @@ def write_atomic(
 def write_atomic_at(
     dir_fd: int,
     name: str,
-    payload: bytes,
+    payload: bytes | Iterable[bytes],
     mode: int,
     *,
     owner: tuple[int, int] | None = None,
@@ -74,7 +75,8 @@ def write_atomic_at(
             if owner is not None:
                 os.fchown(fd, *owner)
             os.fchmod(fd, mode)
-            write_all(fd, payload)
+            for piece in (payload,) if isinstance(payload, bytes) else payload:
+                write_all(fd, piece)
             if durable:
                 os.fsync(fd)
         finally:

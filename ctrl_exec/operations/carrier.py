@@ -17,6 +17,7 @@ from ctrl_exec.common.process import detach
 from ctrl_exec.common.value import replace
 from ctrl_exec.operations.output import OutputBudget
 from ctrl_exec.operations.report import report_of
+from ctrl_exec.services.progress import STREAMS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from ctrl_exec.common.messages import HostResult, RunCommand
     from ctrl_exec.dispatcher import Dispatcher
     from ctrl_exec.operations.report import RunReport
+    from ctrl_exec.services.journal import RunJournal
     from ctrl_exec.services.locks import HeldLocks
     from ctrl_exec.services.records import RunRecord
-    from ctrl_exec.services.results import RunJournal
     from ctrl_exec.services.targets import Target
     from ctrl_exec.services.transport import Interrupt
 
@@ -208,8 +209,13 @@ class Carrier:
         if not known.is_final:
             self._keep(replace(known, state="lost", exit=-1, error=reason))
 
+    def _beyond_record(self, result: HostResult) -> HostResult:
+        """The result with what of its output is not on record yet: the agent has told all of it again."""
+        stdout, stderr = (self._journal.received(result.host, stream).chars for stream in STREAMS)
+        return replace(result, stdout=result.stdout[stdout:], stderr=result.stderr[stderr:])
+
     def _keep(self, result: HostResult) -> HostResult:
-        kept = self._budget.take(result)
+        kept = self._budget.take(self._beyond_record(result))
         try:
             self._journal.note(kept)
         except StorageError as error:
@@ -273,10 +279,19 @@ class Carrier:
         if self._is_overdue():
             self._lose_rest()
 
-    def finish(self, state: str = "") -> RunRecord:
+    def record_with_output(self) -> RunRecord:
+        """The record as it stands with all output there is; without it where it can't be read."""
+        try:
+            return self._journal.read_back()
+        except StorageError as error:
+            self._complain(error)
+            return self._journal.record
+
+    def finish(self, state: str = "", *, wants_output: bool = False) -> RunRecord:
         """Write the end of the run and let everything go; on a full disk the end is written later.
 
-        Without a state it is `completed`, or `cancelled` where no host was started.
+        Without a state it is `completed`, or `cancelled` where no host was started. What is given back
+        holds all output only if that is wanted.
 
         The record then stays unfinished on disk and is completed by recovery; what is given back is
         the end all the same.
@@ -284,15 +299,14 @@ class Carrier:
         if not state:
             states = {result.state for result in self._journal.record.results}
             state = "cancelled" if states == {"cancelled"} else "completed"
+        completed = self.dispatcher.clock()
+        record = self.record_with_output() if wants_output else self._journal.record
         try:
-            record = self._journal.finish(state, self.dispatcher.clock())
+            self._journal.finish(state, completed)
         except StorageError as error:
             self._complain(error)
-            record = replace(
-                self._journal.record, state=state, complete=True, completed=self.dispatcher.clock()
-            )
         self.close()
-        return record
+        return replace(record, state=state, complete=True, completed=completed)
 
     def give_up(self, reason: str) -> None:
         """End a run of which nothing was dispatched."""
@@ -338,7 +352,7 @@ def detach_carrier(carrier: Carrier, *, keeps_stderr: bool) -> RunReport:
 
     Raises: ProgramError if no process can be made; the run is then still carried here.
     """
-    report = report_of(carrier.record)
+    report = report_of(carrier.record_with_output())
     dispatcher = carrier.dispatcher
     keep_stderr = keeps_stderr and dispatcher.config.log_target == "stderr"
     kept = {0, 1, 2, *carrier.fds}

@@ -183,11 +183,11 @@ def _carry_here(
     try:
         carrier.dispatch(interrupt, on_result)
         if carrier.is_finished:
-            return report_of(carrier.finish())
+            return report_of(carrier.finish(wants_output=True))
         return detach_carrier(carrier, keeps_stderr=caller.via != "cli")
     except (ProgramError, OSError) as error:  # no process to go on in: recovery finds the rest
         carrier.leave(str(error))
-        return report_of(carrier.record)
+        return report_of(carrier.record_with_output())
     except BaseException as error:
         if carrier.is_finished:
             carrier.finish()

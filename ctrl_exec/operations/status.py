@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from ctrl_exec.dispatcher import Dispatcher
     from ctrl_exec.services.authority import Caller
+    from ctrl_exec.services.journal import RunJournal
     from ctrl_exec.services.records import RunRecord
-    from ctrl_exec.services.results import RunJournal
 
 __all__ = ["Recovery", "RunReport", "purge", "recover", "status", "sweep", "unfinished"]
 
@@ -108,7 +108,7 @@ def _take_over(dispatcher: Dispatcher, reqid: str, patience_s: float) -> RunReco
         if not carrier.is_finished:
             return journal.write("interrupted")
         was_cut_off = any(result.state == "lost" for result in journal.record.results)
-        return carrier.finish("interrupted" if was_cut_off else "completed")
+        return carrier.finish("interrupted" if was_cut_off else "completed", wants_output=True)
     finally:
         carrier.close()
 

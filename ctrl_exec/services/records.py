@@ -1,25 +1,36 @@
 """What is kept of a run, as a value and as the JSON document on disk.
 
-Owns the fields of a record, their codec, and how the lines of an event log add to it. Opens no file.
+Owns the fields of a record and their codec; what the lines of its event log add is `progress`. Opens no
+file.
 """
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
-
-from ctrl_exec.common.errors import CtrlExecError, MessageError
+from ctrl_exec.common.errors import MessageError
 from ctrl_exec.common.messages import HostResult, integer_of, read_object, text_of, texts_of
 from ctrl_exec.common.names import check_reqid
-from ctrl_exec.common.value import field, replace, value
+from ctrl_exec.common.value import field, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from typing import Any
 
 STATES = ("running", "completed", "cancelled", "interrupted")
 MODES = ("sync", "async")
+
+
+@value
+class CancelOutcome:
+    """What an agent said when told to end the run; `error` where it could not be told or not do it."""
+
+    host: str
+    ended: bool
+    error: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """`{ended}`, and `error` if any."""
+        return {"ended": self.ended, "error": self.error} if self.error else {"ended": self.ended}
 
 
 @value
@@ -28,7 +39,10 @@ class RunRecord:
 
     `results` holds one entry for each of `hosts`, in their order. `ports` names the hosts whose port
     is not the registry's. `missed` tells since when (epoch) an agent says it does not know the run.
-    `submitter` and its address are for the auth hook and never shown.
+    `submitter` and its address are for the auth hook and never shown. `batches` are the hosts in the
+    order in which they are begun (empty: all at once), `begun` how many batches have been; `cancels`
+    what became of a cancel, by host. `places` are the places of final results in an event log that is
+    not kept.
     """
 
     reqid: str
@@ -47,6 +61,10 @@ class RunRecord:
     submitter: str = ""
     submitter_ip: str = ""
     missed: dict[str, int] = field(default_factory=dict)
+    batches: tuple[tuple[str, ...], ...] = ()
+    begun: int = 0
+    cancels: tuple[CancelOutcome, ...] = ()
+    places: dict[str, int] = field(default_factory=dict)
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -81,6 +99,12 @@ def encode_record(record: RunRecord) -> dict[str, Any]:
     }
     if record.completed is not None:
         document["completed"] = record.completed
+    if record.batches:
+        document |= {"batches": [list(each) for each in record.batches], "begun": record.begun}
+    if record.cancels:
+        document["cancel"] = {each.host: each.as_json() for each in record.cancels}
+    if record.places:
+        document["places"] = record.places
     return document | {
         "submitter": {"username": record.submitter, "source_ip": record.submitter_ip},
         "expanded": record.expanded,
@@ -118,6 +142,10 @@ def decode_record(document: Any) -> RunRecord:
         ports=tuple((host, integer_of(ports, host, 0)) for host in ports),
         submitter=text_of(submitter, "username", ""),
         submitter_ip=text_of(submitter, "source_ip", ""),
+        batches=_batches(found.get("batches") or []),
+        begun=integer_of(found, "begun", 0),
+        cancels=cancels_of(found.get("cancel") or {}),
+        places=_places(found.get("places") or {}),
     )
 
 
@@ -135,22 +163,22 @@ def _one_of(found: dict[str, Any], key: str, allowed: tuple[str, ...]) -> str:
     return given
 
 
-def merge_events(record: RunRecord, lines: Iterable[bytes]) -> RunRecord:
-    """The record with the events added; lines that are torn or strange are passed over.
+def cancels_of(found: Any) -> tuple[CancelOutcome, ...]:
+    """The outcomes of a cancel from their JSON form, `{host: {ended, error?}}`. Raises: MessageError."""
+    by_host = read_object(found, "cancel")
+    outcomes = []
+    for host in by_host:
+        said = read_object(by_host[host], "cancel")
+        outcomes.append(CancelOutcome(host, said.get("ended") is True, text_of(said, "error", "")))
+    return tuple(outcomes)
 
-    The last word on a host wins, but nothing follows a final one.
-    """
-    results = {each.host: each for each in record.results}
-    missed: dict[str, int] = {}
-    for line in lines:
-        with suppress(ValueError, CtrlExecError, RecursionError):
-            event = read_object(json.loads(line), "event")
-            if "missed" in event:
-                missed[text_of(event, "missed")] = integer_of(event, "at", 0)
-                continue
-            heard = HostResult.from_json(event.get("result"))
-            known = results.get(heard.host)
-            if known is not None and not known.is_final:
-                results[heard.host] = heard
-                missed.pop(heard.host, None)
-    return replace(record, results=tuple(results[host] for host in record.hosts), missed=missed)
+
+def _batches(found: Any) -> tuple[tuple[str, ...], ...]:
+    if not isinstance(found, list):
+        raise MessageError("batches: expected an array", field="batches")
+    return tuple(texts_of({"batches": each}, "batches") or () for each in found)
+
+
+def _places(found: Any) -> dict[str, int]:
+    by_host = read_object(found, "places")
+    return {host: integer_of(by_host, host, 0) for host in by_host}

@@ -1,19 +1,18 @@
 """Run records: durable before the first host is contacted, growing as hosts finish, never torn.
 
-Owns `runs/<reqid>.json` (the record, whole or absent), `.events` beside it (one JSON line a host,
-appended), `.lock` (held by the carrier as long as it lives; there only while the run is unfinished)
-and the empty names in `runs/done/` that purge goes by. Must not know agents, callers or what a
-script is.
+Owns `runs/<reqid>.json` (the record, whole or absent), `.events` beside it (JSON lines, appended;
+kept with the record where output was told piece by piece), `.lock` (held by the carrier as long as it
+lives; there only while the run is unfinished), `.cancel` (somebody wishes it cancelled) and the empty
+names in `runs/done/` that purge goes by. Must not know agents, callers or what a script is.
 
     begin:   lock a temporary file → rename it to .lock → .events → .json, fsynced with its directory
     note:    one line appended to .events
-    finish:  .json rewritten with everything → done/<completed, 8 hex>-<reqid> → .events, .lock gone
+    finish:  .json rewritten with everything → done/<completed, 8 hex>-<reqid> → .events (perhaps), .lock gone
     adopt:   LOCK_EX on .lock, read .json and .events again; a torn last line is cut off
 """
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from contextlib import suppress
@@ -22,141 +21,23 @@ from ctrl_exec.common import files
 from ctrl_exec.common.clock import epoch_now
 from ctrl_exec.common.errors import CtrlExecError, StorageError
 from ctrl_exec.common.names import REQID, check_reqid
-from ctrl_exec.common.value import replace
-from ctrl_exec.services.records import decode_record, encode_record, merge_events
+from ctrl_exec.services.events import EventLog
+from ctrl_exec.services.journal import FILE_MODE, RunJournal, mark_done, path_of, remove_traces
+from ctrl_exec.services.progress import Progress, merge_events
+from ctrl_exec.services.record_heads import read_head
+from ctrl_exec.services.records import decode_record, encode_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from typing import Any
 
-    from ctrl_exec.common.messages import HostResult
+    from ctrl_exec.services.record_heads import RunHead
     from ctrl_exec.services.records import RunRecord
 
 _DIRECTORY_MODE = 0o2770
-_FILE_MODE = 0o660
 RECORD_LIMIT_BYTES = 4 << 30
 _LINE_LIMIT_BYTES = 1 << 30
 _STALE_AFTER_S = 3600
-
-
-class RunJournal:
-    """The record of one run, open for writing by its carrier alone.
-
-    It is inherited by fork; whoever does not go on with it calls `close`, which leaves the record
-    to the other. Everything noted is also kept here, so that a full disk costs no answer.
-    """
-
-    def __init__(
-        self, directory: str, record: RunRecord, fds: tuple[int, int], tell: Callable[[Sequence[str]], None]
-    ) -> None:
-        self._directory = directory
-        self._record = record
-        self._results = {each.host: each for each in record.results}
-        self._missed = dict(record.missed)
-        self._lock_fd, self._events_fd = fds
-        self._tell = tell
-
-    @property
-    def reqid(self) -> str:
-        """The id of the run."""
-        return self._record.reqid
-
-    @property
-    def is_open(self) -> bool:
-        """Whether this process is still the carrier."""
-        return self._lock_fd >= 0
-
-    @property
-    def record(self) -> RunRecord:
-        """The record as it stands."""
-        return replace(
-            self._record,
-            results=tuple(self._results[host] for host in self._record.hosts),
-            missed=dict(self._missed),
-        )
-
-    @property
-    def pending(self) -> tuple[str, ...]:
-        """The hosts whose last word is still to come."""
-        return tuple(host for host in self._record.hosts if not self._results[host].is_final)
-
-    @property
-    def fds(self) -> tuple[int, ...]:
-        """The descriptors that make this process the carrier."""
-        return (self._lock_fd, self._events_fd)
-
-    def result_of(self, host: str) -> HostResult:
-        """What is known of one host."""
-        return self._results[host]
-
-    def note(self, result: HostResult) -> bool:
-        """Keep what was heard of a host; False for a host of no concern or one that was final.
-
-        Raises: StorageError if it can't be written; it is kept in memory all the same.
-        """
-        known = self._results.get(result.host)
-        if known is None or known.is_final:
-            return False
-        self._results[result.host] = result
-        self._missed.pop(result.host, None)
-        self._append({"result": result.as_json()})
-        return True
-
-    def note_missed(self, host: str, at: int) -> int:
-        """Keep that the agent does not know the run; gives since when it says so. Raises: StorageError."""
-        since = min(at, self._missed.get(host, at))  # a clock may have been set back
-        if since != self._missed.get(host):
-            self._missed[host] = since
-            self._append({"missed": host, "at": at})
-        return since
-
-    def _append(self, event: dict[str, Any]) -> None:
-        line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
-        path = _path(self._directory, self._record.reqid, ".events")
-        try:
-            end = os.fstat(self._events_fd).st_size
-            try:
-                files.write_all(self._events_fd, line)
-            except OSError:
-                os.ftruncate(self._events_fd, end)  # a part of a line would spoil the next one
-                raise
-        except OSError as error:
-            raise StorageError(error.strerror or str(error), path=path) from error
-
-    def write(self, state: str) -> RunRecord:
-        """Rewrite the record in a state that is not its end. Raises: StorageError."""
-        self._record = replace(self.record, state=state)
-        self._save(self._record)
-        self._tell((self.reqid,))
-        return self._record
-
-    def finish(self, state: str, now: int | None = None) -> RunRecord:
-        """Write the complete record durably and let it go.
-
-        Raises: StorageError; the record then stays unfinished and this process its carrier.
-        """
-        completed = epoch_now() if now is None else now
-        record = replace(self.record, state=state, complete=True, completed=completed)
-        self._save(record)
-        self._record = record
-        with suppress(StorageError):  # the nightly sweep makes a marker that could not be made now
-            _mark_done(self._directory, record.reqid, completed)
-        with suppress(StorageError):
-            _remove_traces(self._directory, record.reqid)
-        self._tell((record.reqid,))
-        self.close()
-        return record
-
-    def _save(self, record: RunRecord) -> None:
-        files.write_json(_path(self._directory, record.reqid, ".json"), encode_record(record), _FILE_MODE)
-
-    def close(self) -> None:
-        """Let the record go here; the lock ends when every process that inherited it has done so."""
-        for fd in (self._lock_fd, self._events_fd):
-            if fd >= 0:
-                os.close(fd)
-        self._lock_fd = self._events_fd = -1
 
 
 class ResultStore:
@@ -198,12 +79,12 @@ class ResultStore:
                 ) from error
             raise
         self._tell((record.reqid,))
-        return RunJournal(self._directory, record, (fds[0], fds[1]), self._tell)
+        return RunJournal(self._directory, Progress(record), (fds[0], fds[1]), self._tell)
 
     def _lay_down(self, record: RunRecord, made: list[str], fds: list[int]) -> None:
         # locked under another name first: there is no moment at which the record has no carrier
         lock, first_name = self._path(record.reqid, ".lock"), self._path(record.reqid, ".lock", ".tmp-")
-        fds.append(files.open_lock(first_name, _FILE_MODE))
+        fds.append(files.open_lock(first_name, FILE_MODE))
         made.append(first_name)
         files.try_lock(fds[0])
         try:
@@ -217,7 +98,7 @@ class ResultStore:
         events = self._path(record.reqid, ".events")
         fds.append(_open_events(events))
         made.append(events)
-        files.write_json(self._path(record.reqid, ".json"), encode_record(record), _FILE_MODE, exclusive=True)
+        files.write_json(self._path(record.reqid, ".json"), encode_record(record), FILE_MODE, exclusive=True)
 
     def load(self, reqid: str) -> RunRecord | None:
         """The record with what its events add; None if there is none. Raises: StorageError."""
@@ -231,6 +112,45 @@ class ResultStore:
             return merged
         # finished between the two readings: the events are gone, the record has it all
         return self._read(reqid) or merged
+
+    def head(self, reqid: str) -> RunHead | None:
+        """The record without anything that hosts said; None if there is none. Raises: StorageError."""
+        try:
+            return read_head(self._directory, reqid)
+        except OSError as error:
+            raise StorageError(error.strerror or str(error), path=self._path(reqid, ".json")) from error
+
+    def open_log(self, reqid: str, after: int = 0) -> EventLog | None:
+        """The event log of a run from a place on; None if it is not kept. Raises: StorageError."""
+        try:
+            return EventLog(self._path(check_reqid(reqid), ".events"), after)
+        except FileNotFoundError:
+            return None
+
+    def ask_to_cancel(self, reqid: str) -> None:
+        """Leave the wish that the run be cancelled where its carrier looks; durable. Raises: StorageError."""
+        path = self._path(check_reqid(reqid), ".cancel")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            fd = os.open(path, flags, FILE_MODE)
+            try:
+                os.fchmod(fd, FILE_MODE)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            directory = files.open_dir(self._directory)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except FileExistsError:  # somebody wishes it already
+            return
+        except OSError as error:
+            raise StorageError(error.strerror or str(error), path=path) from error
+
+    def forget_cancel(self, reqid: str) -> None:
+        """Remove a wish that came after the end. Raises: StorageError."""
+        files.remove(self._path(check_reqid(reqid), ".cancel"))
 
     def _read(self, reqid: str) -> RunRecord | None:
         path = self._path(reqid, ".json")
@@ -272,7 +192,7 @@ class ResultStore:
             if record is not None and not record.complete:
                 return self._open_again(record, fds)
             if record is not None:
-                _remove_traces(self._directory, reqid)
+                remove_traces(self._directory, reqid, keeps_log=not record.places)
         except BaseException:
             _close(fds)
             raise
@@ -286,13 +206,18 @@ class ResultStore:
             _cut_torn_line(fds[1])
         except OSError as error:
             raise StorageError(error.strerror or str(error), path=path) from error
-        merged = merge_events(record, _lines(path))
-        return RunJournal(self._directory, merged, (fds[0], fds[1]), self._tell)
+        progress = Progress(record)
+        log = EventLog(path)
+        try:
+            progress.read(log.lines())
+        finally:
+            log.close()
+        return RunJournal(self._directory, progress, (fds[0], fds[1]), self._tell)
 
     def _lock_again(self, reqid: str) -> int | None:
         path = self._path(reqid, ".lock")
         for _ in range(8):
-            fd = files.open_lock(path, _FILE_MODE)
+            fd = files.open_lock(path, FILE_MODE)
             if not files.try_lock(fd):
                 os.close(fd)
                 return None
@@ -354,11 +279,11 @@ class ResultStore:
         if record is None:
             return 0
         if record.complete:
-            _mark_done(self._directory, reqid, record.completed or 0)
+            mark_done(self._directory, reqid, record.completed or 0)
             return 1
         if reqid + ".lock" in names:
             return 0
-        os.close(files.open_lock(self._path(reqid, ".lock"), _FILE_MODE))
+        os.close(files.open_lock(self._path(reqid, ".lock"), FILE_MODE))
         return 1
 
     def _sweep_orphan(self, name: str, names: set[str], moment: float) -> int:
@@ -378,7 +303,7 @@ class ResultStore:
             files.make_dirs(done, _DIRECTORY_MODE)
 
     def _path(self, reqid: str, suffix: str, prefix: str = "") -> str:
-        return _path(self._directory, reqid, suffix, prefix)
+        return path_of(self._directory, reqid, suffix, prefix)
 
 
 def _lines(path: str) -> Iterator[bytes]:
@@ -398,11 +323,11 @@ def _lines(path: str) -> Iterator[bytes]:
 def _open_events(path: str) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        fd = os.open(path, flags, _FILE_MODE)
+        fd = os.open(path, flags, FILE_MODE)
     except OSError as error:
         raise StorageError(error.strerror or str(error), path=path) from error
     with suppress(OSError):
-        os.fchmod(fd, _FILE_MODE)
+        os.fchmod(fd, FILE_MODE)
     return fd
 
 
@@ -422,21 +347,6 @@ def _cut_torn_line(fd: int) -> None:
             return
         end = start
     os.ftruncate(fd, 0)
-
-
-def _remove_traces(directory: str, reqid: str) -> None:
-    """Remove what a complete record needs no more; the lock last, for by it what is left is found."""
-    for suffix in (".events", ".cancel", ".lock"):
-        files.remove(_path(directory, reqid, suffix))
-
-
-def _mark_done(directory: str, reqid: str, completed: int) -> None:
-    path = os.path.join(directory, "done", f"{completed:08x}-{check_reqid(reqid)}")
-    os.close(files.open_lock(path, _FILE_MODE))
-
-
-def _path(directory: str, reqid: str, suffix: str, prefix: str = "") -> str:
-    return os.path.join(directory, f"{prefix}{check_reqid(reqid)}{suffix}")
 
 
 def _records(names: set[str]) -> Iterator[str]:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from ctrl_exec.common.messages import FINAL_STATES, STATES, HostResult
+from ctrl_exec.services.journal import RunJournal
 from ctrl_exec.services.records import new_record
-from ctrl_exec.services.results import ResultStore, RunJournal
+from ctrl_exec.services.results import ResultStore
 
 HOSTS = ("a", "b", "c")
 RETENTION_S = 100

@@ -16,7 +16,8 @@ from ctrl_exec.common.errors import InvalidNameError, StorageError
 from ctrl_exec.common.messages import FINAL_STATES, STATES, HostResult
 from ctrl_exec.common.names import new_reqid
 from ctrl_exec.common.process import fork_child, wait_status
-from ctrl_exec.services.records import RunRecord, decode_record, encode_record, merge_events, new_record
+from ctrl_exec.services.progress import merge_events
+from ctrl_exec.services.records import RunRecord, decode_record, encode_record, new_record
 from ctrl_exec.services.results import ResultStore
 
 HOSTS = ("a", "b", "c")
