@@ -14,6 +14,7 @@ import select
 import sys
 import time
 
+from ctrl_exec.cli.documents import read_document, write_document
 from ctrl_exec.common import errors
 from ctrl_exec.common.responses import ResponseParser
 from ctrl_exec.common.value import value
@@ -148,7 +149,8 @@ class Exchange:
             raise UnsentError(f"{self._path}: user {uid} listens there, who is not the dispatcher's")
 
     def _send(self, state_dir: str) -> None:
-        question, body = self._question, encoded(self._question.body)
+        question = self._question
+        body = b"" if question.body is None else write_document(question.body)
         head = (
             f"{question.method} {question.path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
             f"X-Ctrl-Exec-State: {os.fsencode(state_dir).hex()}\r\nContent-Length: {len(body)}\r\n"
@@ -248,24 +250,10 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def encoded(body: Mapping[str, Any] | None) -> bytes:
-    """Give the bytes of a body, nothing for none."""
-    if body is None:
-        return b""
-    import json
-
-    try:
-        return json.dumps(body, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:  # a lone surrogate, which only an escape can carry
-        return json.dumps(body).encode("ascii")
-
-
 def decoded(body: bytes) -> dict[str, Any]:
     """Give the JSON object of an answer. Raises: BrokenError."""
-    import json
-
     try:
-        document = json.loads(body)
+        document = read_document(body)
     except ValueError as error:
         raise BrokenError("the API answered something that is not JSON") from error
     if not isinstance(document, dict):

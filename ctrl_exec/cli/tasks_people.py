@@ -1,0 +1,223 @@
+"""`ctrl-exec user`, `ctrl-exec token`: who may use the task layer, and with what."""
+
+from __future__ import annotations
+
+from ctrl_exec.cli.command import CREDENTIAL_OPTIONS, Argument, Command, Option
+from ctrl_exec.cli.tasks_context import TaskContext, open_tasks
+from ctrl_exec.common.errors import NotFoundError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ctrl_exec.cli.arguments import Arguments
+    from ctrl_exec.cli.context import Context
+    from ctrl_exec.tasks.models import User
+
+USER_ACTIONS = ("add", "list", "password", "enable", "disable", "remove")
+TOKEN_ACTIONS = ("create", "list", "revoke")
+_PAGE = 500
+
+
+def execute_user(context: Context, arguments: Arguments) -> int:
+    """Add a user, or change, list or remove users."""
+    action, names = arguments.words[0], arguments.words[1:]
+    if bool(names) == (action == "list"):
+        raise UsageError(f"user {action} takes {'no name' if names else 'a name'}")
+    with open_tasks(context, arguments) as tasks:
+        if action == "list":
+            return list_users(tasks)
+        if action == "add":
+            return add_user(tasks, arguments)
+        user = user_named(tasks, names[0])
+        return change_user(tasks, arguments, action, user)
+
+
+def list_users(tasks: TaskContext) -> int:
+    """Show all users."""
+    from ctrl_exec.tasks import users
+
+    found = tasks.all_pages(
+        lambda after: users.list_users(tasks.store, limit=_PAGE, after_id=after), "user_id"
+    )
+    document = {"ok": True, "users": [users.encode_user(user) for user in found]}
+    rows = [
+        (
+            user.name,
+            "administrator" if user.is_administrator else "-",
+            "on" if user.is_enabled else "off",
+            user.user_id,
+        )
+        for user in found
+    ]
+    tasks.output.answer(document, lambda: tasks.output.table(("NAME", "RIGHTS", "STATE", "ID"), rows))
+    return 0
+
+
+def add_user(tasks: TaskContext, arguments: Arguments) -> int:
+    """Add a user with the password that is given, typed, or piped in."""
+    from ctrl_exec.tasks import users
+    from ctrl_exec.tasks.models import User
+    from ctrl_exec.tasks.passwords import hash_password
+
+    name = users.check_user_name(arguments.words[1])
+    password = "" if arguments.flag("no-password") else hash_password(read_password(tasks, arguments))
+    draft = User("", name, is_administrator=arguments.flag("admin"), password=password)
+    user = users.add_user(tasks.store, tasks.identity, draft)
+    words = f"added {user.name}" + (", an administrator" if user.is_administrator else "")
+    document = {"ok": True, "user": users.encode_user(user)}
+    tasks.output.answer(document, lambda: tasks.output.line(words))
+    return 0
+
+
+def change_user(tasks: TaskContext, arguments: Arguments, action: str, user: User) -> int:
+    """Do one of the changes to one user."""
+    from ctrl_exec.common.value import replace
+    from ctrl_exec.tasks import users
+    from ctrl_exec.tasks.passwords import hash_password
+
+    if action == "remove":
+        users.remove_user(tasks.store, tasks.identity, user.user_id)
+    elif action == "password":
+        password = hash_password(read_password(tasks, arguments))
+        users.change_user(tasks.store, tasks.identity, replace(user, password=password))
+    else:
+        users.change_user(tasks.store, tasks.identity, replace(user, is_enabled=action == "enable"))
+    document = {"ok": True, "user": user.name, "action": action}
+    tasks.output.answer(document, lambda: tasks.output.line(f"{action}: {user.name}"))
+    return 0
+
+
+def read_password(tasks: TaskContext, arguments: Arguments) -> str:
+    """The password from `--password-file`, typed twice on a terminal, or the first line of stdin.
+
+    Raises:
+        UsageError: the file cannot be read, or the two differ.
+    """
+    path = arguments.text("password-file")
+    if path is not None:
+        return tasks.context.first_line(path, "--password-file")
+    stdin = tasks.context.stdin
+    if not stdin.isatty():
+        return tasks.context.first_line("-", "standard input")
+    from getpass import getpass
+
+    password = getpass("password: ", tasks.output.stderr)
+    if getpass("once more: ", tasks.output.stderr) != password:
+        raise UsageError("the two differ")
+    return password
+
+
+def user_named(tasks: TaskContext, name: str) -> User:
+    """Give the user of that name.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    from ctrl_exec.tasks.users import find_user_by_name
+
+    user = find_user_by_name(tasks.store, name)
+    if user is None:
+        raise NotFoundError(f"no user {name}; `ctrl-exec user list` shows them")
+    return user
+
+
+def execute_token(context: Context, arguments: Arguments) -> int:
+    """Make, list or revoke personal access tokens."""
+    action, words = arguments.words[0], arguments.words[1:]
+    if bool(words) == (action == "list"):
+        raise UsageError(f"token {action} takes {'no name' if words else 'a name or an id'}")
+    with open_tasks(context, arguments) as tasks:
+        if action == "create":
+            return create_token(tasks, arguments)
+        if action == "list":
+            return list_tokens(tasks, arguments)
+        from ctrl_exec.tasks.personal import revoke_personal
+
+        revoke_personal(tasks.store, tasks.identity, words[0])
+        document = {"ok": True, "revoked": words[0]}
+        tasks.output.answer(document, lambda: tasks.output.line(f"revoked {words[0]}"))
+        return 0
+
+
+def create_token(tasks: TaskContext, arguments: Arguments) -> int:
+    """Make a token for a user and print its value alone, this once."""
+    from ctrl_exec.tasks.personal import create_personal, decode_personal, encode_personal
+
+    name = arguments.text("username")
+    if name is None:
+        raise UsageError("token create needs --username USER: whose rights it has")
+    owner = user_named(tasks, name)
+    expires_s = arguments.duration_s("expires")
+    wanted = {
+        "name": arguments.words[1],
+        "scopes": list(arguments.many("scope")),
+        "projectIds": list(arguments.many("project")),
+    }
+    if expires_s is not None:
+        wanted["expirationTs"] = tasks.store.clock_ns() + int(expires_s * 10**9)
+    draft = decode_personal(wanted, tasks.store.clock_ns())
+    token, secret = create_personal(tasks.store, tasks.identity, draft, user_id=owner.user_id)
+    document = {"ok": True, **encode_personal(token), "token": secret}
+    tasks.output.answer(document, lambda: tasks.output.line(secret))
+    return 0
+
+
+def list_tokens(tasks: TaskContext, arguments: Arguments) -> int:
+    """Show the tokens that were not revoked, without their values."""
+    from ctrl_exec.tasks import tokens
+    from ctrl_exec.tasks.personal import encode_personal
+
+    name = arguments.text("username")
+    user_id = None if name is None else user_named(tasks, name).user_id
+    found = tasks.all_pages(
+        lambda after: tokens.list_personal(tasks.store, user_id, limit=_PAGE, after_id=after), "token_id"
+    )
+    document = {"ok": True, "tokens": [encode_personal(token) for token in found]}
+    rows = [
+        (token.token_id, token.name, tasks.name_of(token.user_id), tasks.time_of(token.expires_ns),
+         tasks.time_of(token.used_ns))
+        for token in found
+    ]  # fmt: skip
+    columns = ("ID", "NAME", "USER", "EXPIRES", "LAST USED")
+    tasks.output.answer(document, lambda: tasks.output.table(columns, rows))
+    return 0
+
+
+COMMANDS = {
+    "user": Command(
+        "add, list, change and remove users of the task layer",
+        execute_user,
+        arguments=(
+            Argument("ACTION", "what to do", 1, 1, choices=USER_ACTIONS),
+            Argument("NAME", "the user", 0, 1),
+        ),
+        options=(
+            *CREDENTIAL_OPTIONS,
+            Option(("--admin",), "add: an administrator, who may do everything"),
+            Option(("--password-file",), "a file whose first line is the password", "FILE", completes="file"),
+            Option(("--no-password",), "add: who signs in with tokens only"),
+        ),
+        description="Without --password-file the password is typed, or read from standard input.",
+        examples=("ctrl-exec user add alice --admin", "ctrl-exec user password alice"),
+    ),
+    "token": Command(
+        "make, list and revoke personal access tokens",
+        execute_token,
+        arguments=(
+            Argument("ACTION", "what to do", 1, 1, choices=TOKEN_ACTIONS),
+            Argument("NAME", "create: what it is for; revoke: its id", 0, 1),
+        ),
+        options=(
+            *CREDENTIAL_OPTIONS,
+            Option(("--expires",), "when it ends: 90d, 12h (default: never)", "TIME"),
+            Option(
+                ("--scope",),
+                "what it may, again for more (default: all the user may)",
+                "SCOPE",
+                is_repeated=True,
+            ),
+            Option(("--project",), "the only project it is for, again for more", "ID", is_repeated=True),
+        ),
+        description="`create` prints the token's value alone; it is shown this once.",
+        examples=("ctrl-exec token create zabbix --username alice --expires 90d",),
+    ),
+}
