@@ -60,6 +60,18 @@ def decode_body(request: Request, keys: tuple[str, ...], *, is_required: bool) -
     return document
 
 
+def query_of(request: Request, keys: tuple[str, ...]) -> dict[str, str]:
+    """The query's parameters. Raises: InvalidInputError for an unknown one, or one given twice."""
+    found: dict[str, str] = {}
+    for name, given in request.query:
+        if name not in keys:
+            raise InvalidInputError(f"unknown parameter {ascii(name)[:80]}", field=name[:80])
+        if name in found:
+            raise InvalidInputError(f"{name}: given twice", field=name)
+        found[name] = given
+    return found
+
+
 def hosts_of(document: dict[str, Any]) -> tuple[str, ...] | None:
     """The `hosts` of a body, None without the key.
 

@@ -8,7 +8,7 @@ at all. A test walks every line with every kind of credential.
 from __future__ import annotations
 
 import ctrl_exec
-from ctrl_exec.api import docs, fleet, information, metrics, pairing, runs
+from ctrl_exec.api import docs, fleet, information, listing, metrics, pairing, runs
 from ctrl_exec.common.routing import Response, Route, json_response
 from ctrl_exec.common.value import value
 
@@ -67,6 +67,7 @@ ROUTES = (
     ApiRoute("GET", "/status/{reqid}", "status", runs.show_status, OPERATION),
     ApiRoute("GET", "/openapi.json", "openapi", information.static_spec),
     ApiRoute("GET", "/openapi-live.json", "openapi-live", information.live_spec),
+    ApiRoute("GET", "/runs", "runs", listing.show_runs, OPERATION),
     ApiRoute("GET", "/metrics", "metrics", metrics.show_metrics),
     ApiRoute("GET", "/docs", "docs", docs.page, PUBLIC),
     ApiRoute("GET", "/docs/{file}", "docs-file", docs.asset, PUBLIC),
