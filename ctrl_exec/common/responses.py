@@ -22,11 +22,14 @@ _HEX = b"0123456789abcdefABCDEF"
 class ResponseParser:
     """One response: feed bytes until `is_done`; what is left over is in `rest`.
 
-    `limit_bytes` bounds the body. Raises: PeerError of kind `protocol` or `too large`.
+    `limit_bytes` bounds the body. With `stream_limit_bytes`, that bounds the body of a 200 instead, and
+    the owner takes it piece by piece (`drain`). Raises: PeerError of kind `protocol` or `too large`.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, stream_limit_bytes: int | None = None) -> None:
         self.limit_bytes = limit_bytes
+        self._stream_limit_bytes = stream_limit_bytes
+        self.is_streaming = False  # whether the body is to be taken piece by piece
         self.status = 0
         self.version = "1.1"
         self.headers: dict[str, str] = {}
@@ -43,6 +46,13 @@ class ResponseParser:
     def body(self) -> bytes:
         """The body so far."""
         return b"".join(self._body)
+
+    def drain(self) -> bytes:
+        """What has come of the body since the last time, no longer held here; empty unless it streams."""
+        if not self.is_streaming:
+            return b""
+        pieces, self._body = self._body, []
+        return b"".join(pieces)
 
     @property
     def body_bytes(self) -> int:
@@ -116,6 +126,9 @@ class ResponseParser:
         self.headers[name] = text
 
     def _choose_framing(self) -> None:
+        if self._stream_limit_bytes is not None and self.status == 200:
+            self.is_streaming = True
+            self.limit_bytes = self._stream_limit_bytes
         length = self.headers.get("content-length")
         coding = self.headers.get("transfer-encoding")
         if self.status in (204, 304):

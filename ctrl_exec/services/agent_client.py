@@ -15,7 +15,7 @@ from ctrl_exec.common.names import check_reqid
 from ctrl_exec.common.value import replace, value
 from ctrl_exec.services import agent_answers as answers
 from ctrl_exec.services.agent_answers import CapabilitiesReport, PingResult, Reply
-from ctrl_exec.services.transport import Call
+from ctrl_exec.services.transport import Call, Part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -190,6 +190,8 @@ class AgentClient:
             else:
                 calls.append(make_call(target))
         for answer in self._transport.send(calls, interrupt):
+            if isinstance(answer, Part):  # no question of this method streams
+                continue
             if answer.failure is None and answer.certificate is not None:
                 self._note_key(known[answer.key], answer.certificate)
             yield answers.read_reply(answer.key, answer)

@@ -9,19 +9,16 @@ of what is asked.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import ssl
-import struct
-import sys
-import termios
 from contextlib import suppress
 
 from ctrl_exec.common import tls
 from ctrl_exec.common.certificate import parse_certificate
 from ctrl_exec.common.errors import CertificateError, PeerError
 from ctrl_exec.common.responses import ResponseParser
+from ctrl_exec.services.sockets import is_quiet, take_back
 from ctrl_exec.services.transport import Answer, Failure
 
 TYPE_CHECKING = False
@@ -38,12 +35,12 @@ WANT_NOTHING, WANT_READ, WANT_WRITE = 0, 1, 4  # the values of EPOLLIN and EPOLL
 
 _RECORD_BYTES = 16384  # the most one TLS record holds, so the most one recv can give
 _RECORDS_A_TURN = 32  # then the next connection has its turn
+_STREAM_RECORDS_A_TURN = 4
 _SLOWEST_BYTES_A_SECOND = 65536  # an answer that has begun may drip no slower, beyond the read timeout
 _FRAMING_BYTES = 1 << 20  # heads, chunk sizes and trailers beside the body; an endless row of them is a lie
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # alerts that say the agent does not trust us: with TLS 1.3 they arrive after our request has left,
 # but before a server that asked for a certificate has read any of it
-_RESET = struct.pack("ii", 1, 0)  # linger: on, for no time
 _CUT_SHORT = "connection closed before the answer was complete"
 _REFUSALS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "DECRYPT_ERROR", "HANDSHAKE_FAILURE")
 
@@ -56,10 +53,11 @@ class Exchange:
     """A call under way. `wants` and `deadline` say what to wait for, `answer` is there at the end."""
 
     __slots__ = (
-        "_addresses", "_began", "_connect_timeout_s", "_is_virgin", "_offset", "_parser", "_quiet_since",
-        "_started", "answer", "attempts", "born", "call", "certificate", "deadline", "due", "has_more",
-        "holds_slot", "index", "is_paused", "is_reused", "is_unsettled", "keeps", "on_leaving", "phase",
-        "received", "released", "session", "sock", "stalls_at", "wants",
+        "_addresses", "_began", "_connect_timeout_s", "_is_virgin", "_offset", "_parser", "_passed_on",
+        "_pieces", "_quiet_since", "_started", "answer", "attempts", "born", "call", "certificate",
+        "deadline", "due", "has_more", "holds_slot", "index", "is_in_line", "is_paused", "is_reused",
+        "is_unsettled", "keeps", "on_leaving", "phase", "received", "released", "session", "sock",
+        "stalls_at", "wants",
     )  # fmt: skip
 
     def __init__(self, index: int, call: Call, connect_timeout_s: float) -> None:
@@ -75,7 +73,9 @@ class Exchange:
         self.is_unsettled = False
         self.is_paused = False
         self.has_more = False
+        self.is_in_line = False  # waits for its turn to read a stream
         self.received = 0
+        self._pieces: list[bytes] = []  # of a stream, not yet taken
         self.answer: Answer | None = None
         self.sock: socket.socket | None = None
         self.is_reused = False
@@ -89,10 +89,8 @@ class Exchange:
         self._addresses: list[tuple[int, str]] = []
         self.certificate: Certificate | None = None
         self._parser: ResponseParser | None = None
-        self._offset = 0
-        self._started = 0.0
-        self._began = 0.0
-        self._quiet_since = 0.0
+        self._offset = self._passed_on = 0
+        self._started = self._began = self._quiet_since = 0.0
 
     # connecting
 
@@ -118,6 +116,24 @@ class Exchange:
         self.is_reused = True
         self._started = now
         self._prepare_request(now)
+
+    @property
+    def held_bytes(self) -> int:
+        """The memory that what it has received takes here."""
+        return self.received - self._passed_on
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether the answer's body is being passed on as it comes."""
+        return self._parser is not None and self._parser.is_streaming
+
+    def take_part(self) -> bytes:
+        """What has come of a stream since the last time; the memory is the caller's from here on."""
+        if not self._pieces:
+            return b""
+        chunk, self._pieces = b"".join(self._pieces), []
+        self._passed_on = self.received
+        return chunk
 
     def objects_to(self, certificate: Certificate) -> bool:
         """Whether a peer with that certificate must not get the request."""
@@ -202,7 +218,9 @@ class Exchange:
 
     def _prepare_request(self, now: float) -> None:
         self.phase = SENDING
-        self._parser = ResponseParser(self.call.limit_bytes)
+        self._parser = ResponseParser(
+            self.call.limit_bytes, self.call.stream_limit_bytes if self.call.streams else None
+        )
         self._heard(now)
 
     def _is_right_peer(self, sock: ssl.SSLSocket, now: float) -> bool:
@@ -243,7 +261,7 @@ class Exchange:
 
     def _begin_sending(self, sock: ssl.SSLSocket) -> bool:
         """Say that bytes leave from here on; False if the kept connection turned out dead before."""
-        if self.is_reused and not _is_quiet(sock):
+        if self.is_reused and not is_quiet(sock):
             self._retreat()
             return False
         if self.on_leaving is not None:
@@ -263,7 +281,7 @@ class Exchange:
     def _read(self, now: float) -> None:
         sock, parser = self._tls_socket(), self._response()
         self.has_more = False
-        for _ in range(_RECORDS_A_TURN):
+        for _ in range(_STREAM_RECORDS_A_TURN if self.call.streams else _RECORDS_A_TURN):
             try:
                 piece = sock.recv(_RECORD_BYTES)
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -289,10 +307,15 @@ class Exchange:
             self.phase = READING
             self.wants = WANT_READ
         self.received += len(piece)
-        if self.received > 2 * self.call.limit_bytes + _FRAMING_BYTES:
+        parser = self._response()
+        if self.received > 2 * parser.limit_bytes + _FRAMING_BYTES:
             raise PeerError("answer too large", kind="too large")
+        try:
+            parser.feed(piece)
+        finally:  # what came before the fault is good
+            if chunk := parser.drain():
+                self._pieces.append(chunk)
         self._heard(now)
-        self._response().feed(piece)
 
     # waiting
 
@@ -303,7 +326,7 @@ class Exchange:
     def _heard(self, now: float) -> None:
         self._quiet_since = now
         patience = now + self.call.read_timeout_s
-        if self.received:
+        if self.received and not self.is_streaming:
             slowest = self._began + self.call.read_timeout_s + self.received / _SLOWEST_BYTES_A_SECOND
             patience = min(patience, slowest)
         self._wait(self.wants, patience)
@@ -409,14 +432,8 @@ class Exchange:
             self._tls_socket().unwrap()
 
     def _take_back(self) -> None:
-        """Drop what the peer has not acknowledged: the kernel would go on sending after the close.
-
-        A request of which we have said that nobody knows must not arrive minutes later, when the network
-        is there again.
-        """
-        with suppress(OSError):
-            if self.has_left and self.sock is not None and _unacknowledged_bytes(self.sock):
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        if self.has_left and self.sock is not None:
+            take_back(self.sock)
 
     def _drop_socket(self) -> None:
         if self.sock is not None:
@@ -455,22 +472,6 @@ def _objection(call: Call, shown: str) -> str:
     if shown in call.foreign or call.fingerprint not in (None, shown):
         return "certificate of another agent"
     return ""
-
-
-def _unacknowledged_bytes(sock: socket.socket) -> int:
-    counted = fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4))  # Source: tcp(7), SIOCOUTQ
-    return int.from_bytes(counted, sys.byteorder)
-
-
-def _is_quiet(sock: ssl.SSLSocket) -> bool:
-    """Whether a connection that was kept is open, and the agent has said nothing since."""
-    try:
-        sock.recv(1)  # takes session tickets in passing
-    except ssl.SSLWantReadError:
-        return True
-    except (OSError, ValueError):
-        return False
-    return False  # the end, or bytes that nobody asked for
 
 
 def _is_refusal(error: ssl.SSLError) -> bool:

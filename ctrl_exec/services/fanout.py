@@ -18,7 +18,7 @@ from contextlib import suppress
 from ctrl_exec.common import process, tls
 from ctrl_exec.common.value import replace, value
 from ctrl_exec.services.loop import Loop, LoopLimits
-from ctrl_exec.services.transport import Answer, Call, Failure, Interrupt, Transport
+from ctrl_exec.services.transport import Answer, Call, Failure, Interrupt, Part, Transport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,15 +27,16 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkProcess
     from typing import NoReturn
 
-__all__ = ["Answer", "Call", "Failure", "FanOut", "FanOutSettings", "Interrupt", "Transport"]
+__all__ = ["Answer", "Call", "Failure", "FanOut", "FanOutSettings", "Interrupt", "Part", "Transport"]
 
 WORKERS_FROM = 16  # below, forking a worker costs more than it gains
 MAX_HANDSHAKES = 64  # in flight, of one process
-_FRAME = struct.Struct("!III")  # number of the call, bytes of what is known of it, bytes of the body
+_FRAME = struct.Struct("!III")  # number of the call, bytes of what is known of it (0: a part), of the body
 _UNSENT = 0xFFFFFFFF  # in place of a number: the keys of the calls of which nothing had left
 _CHUNK_BYTES = 1 << 18
 _FAREWELL_S = 1.0
 _LATER_CONNECTIONS = 256
+_MAX_WAIT_S = 60.0
 
 
 @value
@@ -61,7 +62,7 @@ class FanOut:
         self._context: ssl.SSLContext | None = None
         self._context_of: tuple[tuple[int, int], ...] = ()
 
-    def send(self, calls: Sequence[Call], interrupt: Interrupt | None = None) -> Iterator[Answer]:
+    def send(self, calls: Sequence[Call], interrupt: Interrupt | None = None) -> Iterator[Answer | Part]:
         """The answers as they come, one a call; fewer only when the interrupt ended it early.
 
         Raises: CertificateError if our identity cannot be used.
@@ -142,8 +143,8 @@ class _Worker:
             theirs.close()
         ours.setblocking(False)
 
-    def receive(self) -> tuple[list[Answer], bool]:
-        """The answers that are whole now, and whether the worker is still there."""
+    def receive(self) -> tuple[list[Answer | Part], bool]:
+        """The answers and parts that are whole now, and whether the worker is still there."""
         try:
             chunk = self.socket.recv(_CHUNK_BYTES)
         except BlockingIOError:
@@ -153,7 +154,7 @@ class _Worker:
         self._buffer += chunk
         return list(self._frames()), bool(chunk)
 
-    def _frames(self) -> Iterator[Answer]:
+    def _frames(self) -> Iterator[Answer | Part]:
         import pickle
 
         buffer = self._buffer
@@ -163,9 +164,13 @@ class _Worker:
             end = body_at + body_bytes
             if len(buffer) < end:
                 return
+            body = bytes(memoryview(buffer)[body_at:end])
+            if not known_bytes:
+                del buffer[:end]
+                yield Part(self.owed[number].key, body)
+                continue
             # our own worker wrote it: what came from an agent is only the bytes of the body
             known = pickle.loads(buffer[_FRAME.size : body_at])  # noqa: S301
-            body = bytes(memoryview(buffer)[body_at:end])
             del buffer[:end]
             if number == _UNSENT:
                 self.unsent = known
@@ -233,8 +238,9 @@ class _Crew:
             else:
                 self._workers[worker.socket.fileno()] = worker
 
-    def answers(self, interrupt: Interrupt | None) -> Iterator[Answer]:
-        """Answers as the workers send them."""
+    def answers(self, interrupt: Interrupt | None) -> Iterator[Answer | Part]:
+        """Answers and parts as the workers send them."""
+        wait_s = interrupt.wait_s(_MAX_WAIT_S) if interrupt is not None else _MAX_WAIT_S
         stranded, self._stranded = self._stranded, []
         yield from stranded
         poller = select.epoll()
@@ -248,13 +254,13 @@ class _Crew:
                 if interrupt is not None and interrupt.is_set():
                     yield from self._halt(interrupt)
                     return
-                for fd, _ in poller.poll(60.0):
+                for fd, _ in poller.poll(wait_s):
                     if fd in self._workers:
                         yield from self._take(fd, poller)
         finally:
             poller.close()
 
-    def _take(self, fd: int, poller: select.epoll) -> Iterator[Answer]:
+    def _take(self, fd: int, poller: select.epoll) -> Iterator[Answer | Part]:
         worker = self._workers[fd]
         answers, is_there = worker.receive()
         yield from answers
@@ -262,7 +268,7 @@ class _Crew:
             poller.unregister(fd)
             yield from worker.give_up()
 
-    def _halt(self, interrupt: Interrupt) -> Iterator[Answer]:
+    def _halt(self, interrupt: Interrupt) -> Iterator[Answer | Part]:
         """Have the workers stop; their last answers, and to the interrupt what never left."""
         for worker in self._workers.values():
             with suppress(OSError):
@@ -326,7 +332,10 @@ def _write_unsent(channel: socket.socket, unsent: tuple[str, ...]) -> None:
     channel.sendall(_FRAME.pack(_UNSENT, len(known), 0) + known)
 
 
-def _write(channel: socket.socket, number: int, answer: Answer) -> None:
+def _write(channel: socket.socket, number: int, answer: Answer | Part) -> None:
+    if isinstance(answer, Part):
+        channel.sendall(_FRAME.pack(number, 0, len(answer.chunk)) + answer.chunk)
+        return
     import pickle
 
     known = pickle.dumps((answer.status, answer.rtt_s, answer.certificate, answer.failure))

@@ -5,7 +5,8 @@ how either side waits.
 
     worker  HELLO
     carrier head, groups of calls as JSON, requests      and with the first byte a descriptor: the marks
-    worker  a frame an answer; at last, if asked to stop, one frame with what had not left
+    worker  a frame an answer, before it one a part of what streams; at last, if asked to stop, one
+            with what had not left
 
 The marks are a file of one byte a call, not 0 from the moment on at which the call's first byte may
 have left: so a carrier knows what to repeat of a worker that died without a word.
@@ -21,18 +22,18 @@ from datetime import UTC, datetime
 
 from ctrl_exec.common.certificate import Certificate
 from ctrl_exec.common.errors import MessageError
-from ctrl_exec.services.transport import Answer, Call, Failure
+from ctrl_exec.services.transport import Answer, Call, Failure, Part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-HELLO = b"ctrl-exec fan-out 1\n"
+HELLO = b"ctrl-exec fan-out 2\n"
 UNSENT = 0xFFFFFFFF  # in place of a call's number: the numbers of those of which nothing had left
 REFUSED = 0xFFFFFFFE  # the worker cannot serve the job; nothing has left
 _HEAD = struct.Struct("!II")  # bytes of JSON, bytes of requests
-_FRAME = struct.Struct("!III")  # number of the call, bytes of what is known of it, bytes of the body
+_FRAME = struct.Struct("!III")  # number of the call, bytes of what is known of it (0: a part), of the body
 _JSON_LIMIT_BYTES = 64 << 20
 _REQUESTS_LIMIT_BYTES = 64 << 20
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid. Source: unix(7)
@@ -77,15 +78,18 @@ def encode_job(calls: Iterable[tuple[int, Call]]) -> bytes:
     for number, call in calls:
         common = (
             call.request, call.limit_bytes, call.read_timeout_s, call.deadline, call.revoked, call.foreign,
+            call.streams, call.stream_limit_bytes,
         )  # fmt: skip
         groups.setdefault(common, []).append([number, call.host, call.port, call.fingerprint])
     listed, requests = [], []
-    for (request, limit, patience, deadline, revoked, foreign), members in groups.items():
+    for (request, limit, patience, deadline, revoked, foreign, *stream), members in groups.items():
         assert isinstance(request, bytes)
         assert isinstance(revoked, frozenset)
         assert isinstance(foreign, frozenset)
         requests.append(request)
-        listed.append([len(request), limit, patience, deadline, list(revoked), list(foreign), members])
+        listed.append(
+            [len(request), limit, patience, deadline, list(revoked), list(foreign), *stream, members]
+        )
     text = json.dumps(listed, separators=(",", ":")).encode()
     blob = b"".join(requests)
     _check_bounds(len(text), len(blob))
@@ -126,15 +130,16 @@ class JobReader:
 
 def _calls_of(groups: Any, requests: memoryview) -> Iterator[tuple[int, Call]]:
     at = 0
-    for length, limit, patience, deadline, revoked, foreign, members in groups:
+    for length, limit, patience, deadline, revoked, foreign, streams, stream_limit, members in groups:
         request = bytes(requests[at : at + length])
         at += length
         until = None if deadline is None else float(deadline)
         without, others = frozenset(revoked), frozenset(foreign)
         for number, host, port, fingerprint in members:
             call = Call(
-                "", host, int(port), request, fingerprint, int(limit), float(patience), until, without, others
-            )
+                "", host, int(port), request, fingerprint, int(limit), float(patience), until,
+                without, others, bool(streams), int(stream_limit),
+            )  # fmt: skip
             yield int(number), call
 
 
@@ -153,6 +158,11 @@ def encode_answer(number: int, answer: Answer) -> bytes:
     return _frame(number, known, answer.body)
 
 
+def encode_part(number: int, part: Part) -> bytes:
+    """The frame of one part of a stream."""
+    return _FRAME.pack(number, 0, len(part.chunk)) + part.chunk
+
+
 def encode_unsent(numbers: list[int]) -> bytes:
     """The frame that says of which calls nothing has left."""
     return _frame(UNSENT, numbers)
@@ -169,7 +179,10 @@ def _frame(number: int, known: object, body: bytes = b"") -> bytes:
 
 
 class FrameReader:
-    """Takes a worker's bytes as they come; gives (number, what is known, body) of whole frames."""
+    """Takes a worker's bytes as they come; gives (number, what is known, body) of whole frames.
+
+    Of a part nothing is known: None.
+    """
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -185,7 +198,7 @@ class FrameReader:
             if len(buffer) < end:
                 return
             try:
-                known = json.loads(bytes(buffer[_FRAME.size : body_at]))
+                known = json.loads(bytes(buffer[_FRAME.size : body_at])) if known_bytes else None
             except ValueError as error:
                 raise MessageError(f"answer of a worker: {error}", field="answer") from error
             body = bytes(memoryview(buffer)[body_at:end])

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import os
-import resource
 import select
 import time
 from collections import deque
@@ -19,8 +17,10 @@ from contextlib import suppress
 
 from ctrl_exec.common.value import value
 from ctrl_exec.services import exchange as states
+from ctrl_exec.services.descriptors import room_for
 from ctrl_exec.services.exchange import Exchange, NoRoomError
 from ctrl_exec.services.resolver import Resolver
+from ctrl_exec.services.transport import Part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 _STALL_S = 0.5  # a handshake that waits for the peer this long costs us nothing: its slot is free
 _STALLED_TIMES = 8  # …but so many times the slots is the end of it: peers that share a machine would drown
-_SPARE_FDS = 32
 _LARGE_BYTES = 256 * 1024  # answers below never have to wait for memory
 _LARGE_AT_ONCE = 2
 _MAX_WAIT_S = 60.0
 _STALE_TIMERS = 1024
+_PARTS_A_TURN_BYTES = 1 << 20  # what streams may hold between two turns
 
 
 @value
@@ -79,6 +79,8 @@ class Loop:
         self._unsettled = 0  # all that are not yet through theirs
         self._again: list[Exchange] = []
         self._paused: deque[Exchange] = deque()
+        self._streams: deque[Exchange] = deque()  # that have something to read
+        self._parts: list[tuple[int, Part]] = []
         self._buffered = 0
         self._finished: list[Exchange] = []
         self._max_open = room_for(limits.max_open or len(calls))
@@ -88,15 +90,16 @@ class Loop:
         for number, call in calls:
             self.add(number, call)
 
-    def run(self) -> Iterator[tuple[int, Answer]]:
-        """Answers until all are there or the interrupt is set."""
+    def run(self) -> Iterator[tuple[int, Answer | Part]]:
+        """Answers, and before them their parts, until all are there or the interrupt is set."""
+        wait_s = self._interrupt.wait_s(_MAX_WAIT_S) if self._interrupt is not None else _MAX_WAIT_S
         try:
             self._watch_interrupt()
             while self._left:
                 if self._is_interrupted():
                     self._tell_unsent()
                     return
-                yield from self.turn()
+                yield from self.turn(wait_s)
         finally:
             self.close()
 
@@ -120,9 +123,11 @@ class Loop:
             self._queue.append(each)
         return each
 
-    def turn(self, wait_s: float = _MAX_WAIT_S) -> Iterator[tuple[int, Answer]]:
-        """Wait for something to happen, have it happen, and give the answers that came of it."""
+    def turn(self, wait_s: float = _MAX_WAIT_S) -> Iterator[tuple[int, Answer | Part]]:
+        """Wait for something to happen, have it happen, and give what came of it."""
         self._turn(wait_s)
+        parts, self._parts = self._parts, []
+        yield from parts
         finished, self._finished = self._finished, []
         for each in finished:
             if each.answer is not None:
@@ -151,21 +156,22 @@ class Loop:
         others = []
         for fd, _ in ready:
             if fd in self._open:
-                self._step(self._open[fd], now)
+                self._move(self._open[fd], now)
             elif self._resolver.owns(fd):
                 self._resolved(self._resolver.receive(fd, now), now)
             else:
                 others.append(fd)
         for each in again:
             if each.has_more and not each.is_paused:
-                self._step(each, now)
+                self._move(each, now)
+        self._read_streams(now)
         # after the events: what arrived while we were busy elsewhere was not silence
         self._expire(now)
         self._notice(others)
 
     def wait_s(self, now: float) -> float:
         """How long a turn would wait if nothing came."""
-        if self._again or self._finished:
+        if self._again or self._finished or self._streams:
             return 0.0
         moments = [now + _MAX_WAIT_S]
         if self._timers:
@@ -253,10 +259,30 @@ class Loop:
 
     # moving on
 
+    def _move(self, each: Exchange, now: float) -> None:
+        if not (each.call.streams and each.phase == states.READING):
+            self._step(each, now)
+        elif not each.is_in_line:
+            each.is_in_line = True
+            self._streams.append(each)
+
+    def _read_streams(self, now: float) -> None:
+        """Have those that wait read in turn; what there is no room for waits for the next turn."""
+        taken = 0
+        while self._streams and taken < _PARTS_A_TURN_BYTES:
+            each = self._streams.popleft()
+            each.is_in_line = False
+            if each.phase == states.READING and not each.is_paused:
+                before = each.received
+                self._step(each, now)
+                taken += each.received - before
+
     def _step(self, each: Exchange, now: float) -> None:
-        fd, phase, received, attempts = self._fd_of(each), each.phase, each.received, each.attempts
+        fd, phase, held, attempts = self._fd_of(each), each.phase, each.held_bytes, each.attempts
         each.step(self.context, now)
-        self._buffered += each.received - received
+        if chunk := each.take_part():
+            self._parts.append((each.index, Part(each.call.key, chunk)))
+        self._buffered += each.held_bytes - held
         if each.phase != phase:
             self._note_progress(each, phase, now)
         if each.phase == states.DONE:
@@ -281,7 +307,7 @@ class Loop:
 
     def _want(self, each: Exchange) -> None:
         fd = self._fd_of(each)
-        if each.received > _LARGE_BYTES and self._is_full():
+        if each.held_bytes > _LARGE_BYTES and self._is_full():
             self._pause(each, fd)
             return
         if each.has_more:
@@ -298,13 +324,13 @@ class Loop:
         if self._buffered <= self._limits.max_buffered_bytes:
             return False
         reading = [
-            each for each in self._open.values() if each.received > _LARGE_BYTES and not each.is_paused
+            each for each in self._open.values() if each.held_bytes > _LARGE_BYTES and not each.is_paused
         ]
         return len(reading) > _LARGE_AT_ONCE
 
     def _release(self, each: Exchange) -> None:
         """Its answer has been taken, and its memory is free."""
-        self._buffered -= each.received
+        self._buffered -= each.held_bytes
         if self._paused:
             self._resume(time.monotonic())
 
@@ -318,13 +344,16 @@ class Loop:
             each = self._paused.popleft()
             if each.phase == states.DONE:
                 continue
-            each.resume(now)
-            self._watch(self._fd_of(each), each.wants)
-            self._again.append(each)
-            each.has_more = True
-            self._schedule(each, each.deadline)
+            self._go_on(each, now)
             if self._buffered > self._limits.max_buffered_bytes:
                 return
+
+    def _go_on(self, each: Exchange, now: float) -> None:
+        each.resume(now)
+        self._watch(self._fd_of(each), each.wants)
+        self._again.append(each)
+        each.has_more = True
+        self._schedule(each, each.deadline)
 
     # time
 
@@ -348,6 +377,8 @@ class Loop:
                 each.fail("timeout", "its time was over before its name was resolved", now)
                 self._finish(each)
             return
+        if each.is_in_line:  # what waits to be read is no silence
+            each.resume(now)
         if each.deadline <= now:
             self._out_of_time(each, now)
             return
@@ -425,15 +456,3 @@ class Loop:
         """The keys of the calls of which nothing has left."""
         waiting = itertools.chain(self._queue, *self._unresolved.values(), self._open.values())
         return tuple(each.call.key for each in waiting if each.phase != states.DONE and not each.has_left)
-
-
-def room_for(connections: int) -> int:
-    """How many connections this process may hold; raises its soft limit of descriptors if need be."""
-    used = len(os.listdir("/proc/self/fd")) + _SPARE_FDS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < used + connections:
-        wanted = used + connections if hard == resource.RLIM_INFINITY else min(hard, used + connections)
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            soft = wanted
-    return max(1, connections if soft == resource.RLIM_INFINITY else min(connections, soft - used))

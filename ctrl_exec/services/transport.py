@@ -27,8 +27,9 @@ class Call:
     `key` comes back in the answer. `host` is a name or an IP literal. `fingerprint` is the key the
     peer must show before a byte of the request leaves; None takes any certificate of the CA.
     `read_timeout_s` is patience with silence; `deadline` is a moment of `time.monotonic()` by which
-    all must be over. A peer whose key is among the `revoked`, or the `foreign` ones (known to be other
-    agents'), is refused.
+    all must be over. Of a call that `streams`, the body of a 200 is passed on as it comes, up to
+    `stream_limit_bytes`, and `limit_bytes` bounds what is held. A peer whose key is among the `revoked`,
+    or the `foreign` ones (known to be other agents'), is refused.
     """
 
     key: str
@@ -41,6 +42,16 @@ class Call:
     deadline: float | None = None
     revoked: frozenset[str] = frozenset()
     foreign: frozenset[str] = frozenset()
+    streams: bool = False
+    stream_limit_bytes: int = 1 << 34
+
+
+@value
+class Part:
+    """A piece of the body of a call that streams, with whatever ends the network gave it."""
+
+    key: str
+    chunk: bytes
 
 
 @value
@@ -63,7 +74,7 @@ class Answer:
     """What became of a call: a status with its body, or a failure.
 
     `rtt_s` runs from the first packet to the last byte. `certificate` is the peer's, when the
-    handshake got that far.
+    handshake got that far. Of a call that streams, a 200 has no body: it came in parts.
     """
 
     key: str
@@ -78,6 +89,7 @@ class Answer:
 class Interrupt:
     """A wish to stop early: `is_set` is asked when one of the descriptors becomes readable.
 
+    With `poll_s` also that often, for wishes that no descriptor tells of.
     `on_unsent` is told the keys of the calls of which nothing had left when the interrupt came: those
     may be made again. Of the others without an answer nobody knows.
     """
@@ -85,13 +97,21 @@ class Interrupt:
     fds: tuple[int, ...]
     is_set: Callable[[], bool]
     on_unsent: Callable[[tuple[str, ...]], None] | None = None
+    poll_s: float | None = None
+
+    def wait_s(self, longest_s: float) -> float:
+        """How long to wait for news before asking."""
+        return longest_s if self.poll_s is None else min(longest_s, self.poll_s)
 
 
 class Transport(Protocol):
     """Carries calls to agents."""
 
-    def send(self, calls: Sequence[Call], interrupt: Interrupt | None = None) -> Iterator[Answer]:
+    def send(self, calls: Sequence[Call], interrupt: Interrupt | None = None) -> Iterator[Answer | Part]:
         """The answers as they come, one a call; fewer only when the interrupt ended it early.
+
+        Before the answer to a call that streams come its parts. Whoever does not take them holds up
+        those who send them, so no more than a bounded part of them is ever held.
 
         Closing the iterator drops what is under way.
         """

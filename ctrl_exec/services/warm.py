@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from ctrl_exec.common.errors import MessageError
 from ctrl_exec.services import jobs
-from ctrl_exec.services.transport import Answer, Call, Failure, Interrupt
+from ctrl_exec.services.transport import Answer, Call, Failure, Interrupt, Part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class WarmTransport:
         self._workers = workers
         self._fresh = fresh
 
-    def send(self, calls: Sequence[Call], interrupt: Interrupt | None = None) -> Iterator[Answer]:
+    def send(self, calls: Sequence[Call], interrupt: Interrupt | None = None) -> Iterator[Answer | Part]:
         """The answers as they come, one a call; fewer only when the interrupt ended it early.
 
         Raises: CertificateError if our identity cannot be used.
@@ -131,8 +131,8 @@ class _Errand:
             greeting += piece
         return greeting == jobs.HELLO
 
-    def receive(self) -> tuple[list[Answer], bool]:
-        """The answers that are whole now, and whether the worker is still there."""
+    def receive(self) -> tuple[list[Answer | Part], bool]:
+        """The answers and parts that are whole now, and whether the worker is still there."""
         try:
             chunk = self.link.recv(_CHUNK_BYTES)
         except BlockingIOError:
@@ -144,7 +144,7 @@ class _Errand:
         except MessageError:
             return [], False
 
-    def _answers(self, chunk: bytes) -> Iterator[Answer]:
+    def _answers(self, chunk: bytes) -> Iterator[Answer | Part]:
         for place, known, body in self._frames.feed(chunk):
             if place == jobs.UNSENT:
                 self.unsent = [self._numbers[each] for each in known]
@@ -152,6 +152,9 @@ class _Errand:
                 self.is_refused = True
             elif place < len(self._numbers) and self._numbers[place] in self.owed:
                 number = self._numbers[place]
+                if known is None:
+                    yield Part(self.owed[number].key, body)
+                    continue
                 answer = jobs.decode_answer(self.owed[number].key, known, body)
                 del self.owed[number]
                 yield answer
@@ -201,8 +204,8 @@ class _Journey:
         for number, call in calls:
             self._loop.add(number, call)
 
-    def answers(self) -> Iterator[Answer]:
-        """Answers from all sides until there are none to come."""
+    def answers(self) -> Iterator[Answer | Part]:
+        """Answers and parts from all sides until there are none to come."""
         self._watch()
         while self._is_waiting():
             if self._interrupt is not None and self._interrupt.is_set():
@@ -221,7 +224,8 @@ class _Journey:
         return any(errand.owed for errand in self._errands.values())
 
     def _wait_s(self) -> float:
-        return _MAX_WAIT_S if self._loop is None else self._loop.wait_s(time.monotonic())
+        wait_s = _MAX_WAIT_S if self._loop is None else self._loop.wait_s(time.monotonic())
+        return wait_s if self._interrupt is None else self._interrupt.wait_s(wait_s)
 
     def _watch(self) -> None:
         for fd in self._errands:
@@ -230,7 +234,7 @@ class _Journey:
             with suppress(OSError):  # a regular file is always readable and never news
                 self._poller.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
 
-    def _take(self, fd: int) -> Iterator[Answer]:
+    def _take(self, fd: int) -> Iterator[Answer | Part]:
         errand = self._errands[fd]
         answers, is_there = errand.receive()
         yield from answers
@@ -242,7 +246,7 @@ class _Journey:
             yield from lost
             self.take_over(untouched)
 
-    def _halt(self, interrupt: Interrupt) -> Iterator[Answer]:
+    def _halt(self, interrupt: Interrupt) -> Iterator[Answer | Part]:
         """Have all stop; their last answers, and to the interrupt what never left."""
         for errand in self._errands.values():
             with suppress(OSError):

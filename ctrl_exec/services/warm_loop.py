@@ -60,6 +60,17 @@ class WarmLoop(Loop):
         self._left -= 1
         self._release(each)
 
+    def pause(self, each: Exchange) -> None:
+        """Read no more of a stream for now."""
+        if each.is_streaming and not each.is_paused:
+            self._unwatch(self._fd_of(each))
+            each.pause()
+
+    def unpause(self, each: Exchange) -> None:
+        """Go on with a stream."""
+        if each.is_streaming and each.is_paused:
+            self._go_on(each, time.monotonic())
+
     def renew(self, context: ssl.SSLContext) -> None:
         """Go on with another identity: nothing that was made with the old one is used again."""
         self.context = context

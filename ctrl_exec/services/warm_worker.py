@@ -25,6 +25,7 @@ from ctrl_exec.services import jobs
 from ctrl_exec.services.fanout import MAX_HANDSHAKES, file_marks
 from ctrl_exec.services.idle_pool import IdlePool, PoolLimits
 from ctrl_exec.services.loop import LoopLimits
+from ctrl_exec.services.transport import Part
 from ctrl_exec.services.warm_loop import WarmLoop
 
 TYPE_CHECKING = False
@@ -42,6 +43,8 @@ _CHECK_S = 2.0  # how long a revoked key's idle connection may outlive its revoc
 _JOB_PATIENCE_S = 30.0  # a carrier that neither sends nor takes for so long has stopped
 _BACKLOG_BYTES = 1 << 20  # …where that much waits for it
 _PAUSE_S = 0.5
+_STREAM_BACKLOG_BYTES = 1 << 18  # a carrier that leaves more waiting gets no more from its streams
+_STREAM_RESUME_BYTES = 1 << 16
 
 
 @value
@@ -72,9 +75,10 @@ class _Job:
         self.outbox = bytearray()
         self.moved_at = now  # when the carrier last sent or took something
         self.is_ending = False
+        self.is_paused = False  # its streams stand still, so what waits for it does not grow
 
     def is_stuck(self, now: float) -> bool:
-        if now - self.moved_at < _JOB_PATIENCE_S:
+        if now - self.moved_at < _JOB_PATIENCE_S or (self.is_paused and not self.is_ending):
             return False
         return self.reader is not None or self.is_ending or len(self.outbox) > _BACKLOG_BYTES
 
@@ -284,13 +288,32 @@ class WarmWorker:
             on_leaving = functools.partial(jobs.set_mark, job.marks, number)
             job.under_way[self._next_number] = self._loop.add(self._next_number, call, on_leaving)
 
-    def _answered(self, number: int, answer: Answer) -> None:
-        owner = self._owners.pop(number, None)
+    def _answered(self, number: int, answer: Answer | Part) -> None:
+        owner = self._owners.get(number)
         if owner is None:  # its job was dropped in this very turn
             return
         job, theirs = owner
-        del job.under_way[number]
+        if isinstance(answer, Part):
+            self._put(job, jobs.encode_part(theirs, answer))
+            self._slow_down(job, job.under_way[number])
+            return
+        del self._owners[number], job.under_way[number]
         self._put(job, jobs.encode_answer(theirs, answer))
+
+    def _slow_down(self, job: _Job, latest: Exchange) -> None:
+        """Read no more of the job's streams than its carrier takes."""
+        if job.is_paused:
+            self._loop.pause(latest)  # it began to stream after the others had been paused
+        elif len(job.outbox) > _STREAM_BACKLOG_BYTES:
+            job.is_paused = True
+            for each in job.under_way.values():
+                self._loop.pause(each)
+
+    def _speed_up(self, job: _Job) -> None:
+        if job.is_paused and len(job.outbox) <= _STREAM_RESUME_BYTES:
+            job.is_paused = False
+            for each in job.under_way.values():
+                self._loop.unpause(each)
 
     def _put(self, job: _Job, frame: bytes) -> None:
         if not job.outbox:
@@ -317,6 +340,7 @@ class WarmWorker:
             job.moved_at = time.monotonic()
             del job.outbox[:sent]
             self._loop.hold(-sent)
+            self._speed_up(job)
         if job.outbox:
             # one that has said goodbye stays readable for ever
             mask = select.EPOLLOUT if job.is_ending else select.EPOLLIN | select.EPOLLOUT

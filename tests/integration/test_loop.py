@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from ctrl_exec.common import tls
-from ctrl_exec.services.loop import Loop, LoopLimits, room_for
+from ctrl_exec.services.descriptors import room_for
+from ctrl_exec.services.loop import Loop, LoopLimits
 from ctrl_exec.services.transport import Answer, Call
 from tests.support.emulated import Fleet
 from tests.support.processes import children_of

@@ -114,3 +114,32 @@ def test_any_bytes_are_read_or_refused(raw: bytes, with_head: bool) -> None:
     except PeerError as error:
         assert str(error)
     assert parser.body_bytes <= 100 or not parser.is_done
+
+
+@given(st.lists(st.binary(min_size=1, max_size=50), max_size=8), st.integers(1, 40))
+def test_a_stream_is_given_as_it_comes_and_not_held(pieces: list[bytes], step: int) -> None:
+    raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    raw += b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+    parser = ResponseParser(1, stream_limit_bytes=400)
+    taken = []
+    for at in range(0, len(raw), step):
+        parser.feed(raw[at : at + step])
+        taken.append(parser.drain())
+        assert len(taken[-1]) <= step
+    assert b"".join(taken) == b"".join(pieces)
+    assert (parser.is_done, parser.body) == (True, b"")
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 11\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\nb\r\n"]
+)
+def test_a_stream_beyond_its_bound_is_refused(framing: bytes) -> None:
+    parser = ResponseParser(1000, stream_limit_bytes=10)
+    with pytest.raises(PeerError, match="too large"):
+        parser.feed(b"HTTP/1.1 200 OK\r\n" + framing + b"x" * 11)
+
+
+def test_only_a_200_streams() -> None:
+    parser = ResponseParser(10, stream_limit_bytes=1)
+    assert parser.feed(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno")
+    assert (parser.drain(), parser.body) == (b"", b"no")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ctrl_exec.common.certificate import Certificate
 from ctrl_exec.common.errors import MessageError
 from ctrl_exec.services import jobs
-from ctrl_exec.services.transport import Answer, Call, Failure
+from ctrl_exec.services.transport import Answer, Call, Failure, Part
 
 CALLS = st.builds(
     Call,
@@ -28,6 +28,8 @@ CALLS = st.builds(
     deadline=st.none() | st.floats(0, 1e9),
     revoked=st.frozensets(st.text(max_size=5), max_size=3),
     foreign=st.frozensets(st.text(max_size=5), max_size=3),
+    streams=st.booleans(),
+    stream_limit_bytes=st.integers(0, 1 << 40),
 )
 CERTIFICATE = Certificate(
     3, "abc", datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC), "0" * 64, "host-a",
@@ -151,3 +153,17 @@ def test_where_nobody_listens_there_is_no_link(tmp_path: Path) -> None:
     jobs.open_listener(str(tmp_path), 0, 5).close()
     with pytest.raises(ConnectionRefusedError):
         jobs.connect(str(tmp_path), 0)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.binary(min_size=1, max_size=99)), max_size=9), st.integers(1, 64)
+)
+def test_parts_of_streams_arrive_between_answers_in_whatever_pieces(
+    pieces: list[tuple[int, bytes]], piece: int
+) -> None:
+    wire = b"".join(jobs.encode_part(number, Part("", chunk)) for number, chunk in pieces)
+    wire += jobs.encode_answer(3, Answer("x", 200))
+    reader = jobs.FrameReader()
+    found = [frame for at in range(0, len(wire), piece) for frame in reader.feed(wire[at : at + piece])]
+    assert found[:-1] == [(number, None, chunk) for number, chunk in pieces]
+    assert jobs.decode_answer("x", *found[-1][1:]) == Answer("x", 200)
