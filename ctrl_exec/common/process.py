@@ -366,6 +366,11 @@ def end_group(pgid: int, grace_s: float | None = KILL_GRACE_S) -> None:
     _signal_group(pgid, _signal.SIGKILL)
 
 
+def send_term(pgid: int) -> None:
+    """Ask every process of the group to end."""
+    _signal_group(pgid, _signal.SIGTERM)
+
+
 def _signal_group(pgid: int, number: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pgid, number)
