@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ctrl_exec.dispatcher import Dispatcher
 
+NO_FEATURES = "none"  # of an agent that names none: an older peer
 _FRESH_S = 30  # a note this young that says the same is not written again: a monitor pings each second
 
 

@@ -6,7 +6,7 @@ Owns the order resolve → authorise → ask → note. Must not know how the ans
 from __future__ import annotations
 
 from ctrl_exec.common.names import new_reqid
-from ctrl_exec.operations.contact import Contacts
+from ctrl_exec.operations.contact import NO_FEATURES, Contacts
 from ctrl_exec.services.agent_answers import PingResult
 from ctrl_exec.services.targets import resolve_targets
 
@@ -48,7 +48,12 @@ def ping(
     for result in dispatcher.agents.ping(asked, reqid, interrupt=interrupt):
         found[result.host] = result
         if result.is_ok:
-            contacts.note(result.host, version=result.version, expiry=result.expiry)
+            contacts.note(
+                result.host,
+                version=result.version,
+                expiry=result.expiry,
+                features=list(result.features) or [NO_FEATURES],
+            )
         _log(dispatcher, reqid, result)
         if on_result is not None:
             on_result(result)

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ctrl_exec.services.records import RunRecord
+    from ctrl_exec.services.records import CancelOutcome, RunRecord
 
 
 @value
@@ -23,7 +23,9 @@ class RunReport:
     `results` holds one entry for each of `hosts`, in the order asked; hosts not yet final are in
     state pending, accepted or running. `state` is running, completed, cancelled or interrupted;
     `complete` says that nothing more will come, `completed` when that was (epoch), else None.
-    `expanded` tells whether a host pattern was used.
+    `expanded` tells whether a host pattern was used. `batches` are the hosts of each batch, in the order
+    in which they are begun, empty where all were begun at once; `begun` how many batches have been.
+    `cancels` tell what became of a cancel, for each host that was told of it.
     """
 
     reqid: str
@@ -37,6 +39,9 @@ class RunReport:
     hosts: tuple[str, ...]
     results: tuple[HostResult, ...]
     expanded: bool = False
+    batches: tuple[tuple[str, ...], ...] = ()
+    begun: int = 0
+    cancels: tuple[CancelOutcome, ...] = ()
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -62,6 +67,18 @@ class RunReport:
         if self.expanded:
             shown["hosts"] = list(self.hosts)
         shown["results"] = [each.as_json() for each in self.results]
+        return shown | self._live_json()
+
+    def _live_json(self) -> dict[str, Any]:
+        """`batches` (`[{hosts, begun}]`) and `cancel` (`{host: {ended, error?}}`), where there are any."""
+        shown: dict[str, Any] = {}
+        if self.batches:
+            shown["batches"] = [
+                {"hosts": list(hosts), "begun": number < self.begun}
+                for number, hosts in enumerate(self.batches)
+            ]
+        if self.cancels:
+            shown["cancel"] = {each.host: each.as_json() for each in self.cancels}
         return shown
 
     def accepted_json(self) -> dict[str, Any]:
@@ -92,7 +109,7 @@ class RunReport:
         }
         if self.completed is not None:
             shown["completed"] = self.completed
-        return shown
+        return shown | self._live_json()
 
 
 def report_of(record: RunRecord) -> RunReport:
@@ -109,4 +126,7 @@ def report_of(record: RunRecord) -> RunReport:
         hosts=record.hosts,
         results=record.results,
         expanded=record.expanded,
+        batches=record.batches,
+        begun=record.begun,
+        cancels=record.cancels,
     )

@@ -18,6 +18,7 @@ from ctrl_exec.common.names import check_script, new_reqid
 from ctrl_exec.common.value import value
 from ctrl_exec.operations.carrier import Carrier, Pause, detach_carrier
 from ctrl_exec.operations.report import RunReport, report_of
+from ctrl_exec.operations.rollout import Batch, check_batch
 from ctrl_exec.services.records import new_record
 from ctrl_exec.services.targets import resolve_targets
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from ctrl_exec.services.targets import Target
     from ctrl_exec.services.transport import Interrupt
 
-__all__ = ["RunReport", "RunRequest", "check_request", "run"]
+__all__ = ["Batch", "RunReport", "RunRequest", "check_request", "run"]
 
 MAX_LOCK_WAIT_S = 3600
 MAX_READ_TIMEOUT_S = 86_400
@@ -44,7 +45,8 @@ class RunRequest:
 
     `hosts` are patterns (`ctrl_exec.services.targets`). `timeout_s` bounds the script on the agent,
     `read_timeout_s` our patience with its silence (None: as configured), `lock_wait_s` how long to
-    try for the locks. `agent_port` replaces the recorded ports where a pattern names none.
+    try for the locks. `agent_port` replaces the recorded ports where a pattern names none. With a
+    `batch` the run is rolled out (`ctrl_exec.operations.rollout`).
     """
 
     hosts: tuple[str, ...]
@@ -56,6 +58,7 @@ class RunRequest:
     encoding: str = "utf-8"
     is_async: bool = False
     agent_port: int | None = None
+    batch: Batch | None = None
 
 
 def check_request(request: RunRequest) -> RunRequest:
@@ -68,6 +71,8 @@ def check_request(request: RunRequest) -> RunRequest:
     _check_bound("read_timeout", request.read_timeout_s, 0.1, MAX_READ_TIMEOUT_S)
     _check_bound("lock_wait", request.lock_wait_s, 0, MAX_LOCK_WAIT_S)
     _check_bound("port", request.agent_port, 1, 65535)
+    if request.batch is not None:
+        check_batch(request.batch)
     return request
 
 
@@ -94,6 +99,8 @@ def run(
     LockedError; StorageError, BusyError (nothing was started).
     """
     check_request(request)
+    if request.batch is not None:
+        raise InvalidInputError("batch: not in this version", field="batch")
     config = dispatcher.config
     targets = resolve_targets(
         request.hosts, dispatcher.registry, config.max_hosts, default_port=request.agent_port

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ctrl_exec.dispatcher import Dispatcher
     from ctrl_exec.services.authority import Caller
     from ctrl_exec.services.journal import RunJournal
+    from ctrl_exec.services.record_heads import RunHead
     from ctrl_exec.services.records import RunRecord
 
 __all__ = ["Recovery", "RunReport", "purge", "recover", "status", "sweep", "unfinished"]
@@ -45,19 +46,42 @@ def status(dispatcher: Dispatcher, caller: Caller, reqid: str) -> RunReport:
 
     Raises: InvalidNameError; DeniedError; UnknownRunError; StorageError.
     """
-    check_reqid(reqid)
-    record = dispatcher.results.load(reqid)
-    submitter = Submitter(record.submitter, record.submitter_ip) if record else Submitter()
-    may_see = dispatcher.authority.sees(
-        caller, "status", reqid=reqid, script=record.script if record else "", submitter=submitter
-    )
-    if record is None or not may_see:
+    head = visible_head(dispatcher, caller, reqid, "status")
+    taken = None if head.complete else recover_one(dispatcher, reqid)
+    record = taken or dispatcher.results.load(reqid)
+    if record is None:
         raise UnknownRunError(reqid)
-    if not record.complete and not dispatcher.results.is_carried(reqid):
-        patience_s = dispatcher.config.discovery_timeout  # somebody is waiting for this answer
-        taken = _take_over(dispatcher, reqid, patience_s)
-        record = taken or dispatcher.results.load(reqid) or record
     return report_of(record)
+
+
+def visible_head(dispatcher: Dispatcher, caller: Caller, reqid: str, action: str) -> RunHead:
+    """What the run is, for a caller who may do that to it; to all others it is unknown.
+
+    Raises: InvalidNameError; DeniedError; UnknownRunError; StorageError.
+    """
+    check_reqid(reqid)
+    head = dispatcher.results.head(reqid)
+    submitter = Submitter(head.submitter, head.submitter_ip) if head else Submitter()
+    may_see = dispatcher.authority.sees(
+        caller, action, reqid=reqid, script=head.script if head else "", submitter=submitter
+    )
+    if not may_see:
+        raise UnknownRunError(reqid)
+    if head is None:
+        if dispatcher.results.load(reqid) is not None:  # raises for a record that is damaged
+            raise StorageError("is no run record", path=reqid)
+        raise UnknownRunError(reqid)
+    return head
+
+
+def recover_one(dispatcher: Dispatcher, reqid: str) -> RunRecord | None:
+    """Look after a run whose carrier is gone, while somebody waits; None if it needs no looking after.
+
+    Raises: StorageError.
+    """
+    if dispatcher.results.is_carried(reqid):
+        return None
+    return _take_over(dispatcher, reqid, dispatcher.config.discovery_timeout)
 
 
 def unfinished(dispatcher: Dispatcher) -> tuple[RunReport, ...]:

@@ -44,6 +44,11 @@ class EventLog:
         """The place up to which lines were given."""
         return self._at
 
+    @property
+    def has_more(self) -> bool:
+        """Whether there is anything behind that place."""
+        return os.fstat(self._fd).st_size > self._at
+
     def _border_before(self, place: int) -> int:
         end = min(max(0, place), os.fstat(self._fd).st_size)
         while end > 0:

@@ -54,6 +54,7 @@ class RunJournal:
         self._tell = tell
         self._reqid = progress.record.reqid
         self._unwritten: dict[tuple[str, str], list[str]] = {}
+        self._fault: StorageError | None = None  # why the first of it could not be written
         self._is_cancelled = False
 
     @property
@@ -114,9 +115,8 @@ class RunJournal:
         if result.is_final:
             result = self._tell_output(result)
         self._progress.add_result(result)
-        if any((result.host, stream) in self._unwritten for stream in STREAMS):
-            # on disk it would be a last word without its output: recovery is to ask the agent again
-            raise StorageError("output is missing that could not be written", path=self._path(".events"))
+        if self._fault is not None and any((result.host, stream) in self._unwritten for stream in STREAMS):
+            raise self._fault  # it would be a last word without its output; recovery asks the agent again
         place = self._append({"result": result.as_json()})
         if result.is_final:
             self._progress.places[result.host] = place
@@ -148,8 +148,9 @@ class RunJournal:
         try:
             line = _line(event)
             place = self._write(line)
-        except StorageError:
+        except StorageError as error:
             self._unwritten[host, stream] = [text]
+            self._fault = error
             raise
         self._progress.note_place(host, stream, place - len(line))
 
@@ -211,8 +212,10 @@ class RunJournal:
         Raises: StorageError; the record then stays unfinished and this process its carrier.
         """
         completed = epoch_now() if now is None else now
-        places = {} if self.has_pieces else dict(self._progress.places)
-        record = replace(self.record, state=state, complete=True, completed=completed, places=places)
+        record = self.record
+        keeps_log = self.has_pieces or bool(record.batches or record.cancels)
+        places = {} if keeps_log else dict(self._progress.places)
+        record = replace(record, state=state, complete=True, completed=completed, places=places)
         self._save(record)
         with suppress(StorageError):  # for those who are reading the log
             self._append({"end": state, "counts": record.counts})
@@ -220,7 +223,7 @@ class RunJournal:
         with suppress(StorageError):  # the nightly sweep makes a marker that could not be made now
             mark_done(self._directory, self._reqid, completed)
         with suppress(StorageError):
-            remove_traces(self._directory, self._reqid, keeps_log=self.has_pieces)
+            remove_traces(self._directory, self._reqid, keeps_log=keeps_log)
         self._tell((self._reqid,))
         self.close()
         return record

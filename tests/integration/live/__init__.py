@@ -1,0 +1,1 @@
+"""Live runs: output as it comes, cancels, batches."""
