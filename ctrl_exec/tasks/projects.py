@@ -96,6 +96,11 @@ def _free_slug(store: Store, slug: str) -> str:
 def find_project(store: Store, identity: Identity, project_id: str) -> Project:
     """Raises: NotFoundError, also where one has no role."""
     identity.require_role(project_id)
+    return load_project(store, project_id)
+
+
+def load_project(store: Store, project_id: str) -> Project:
+    """The project, whoever asks. Raises: NotFoundError."""
     row = store.row("SELECT * FROM projects WHERE project_id = ?", (project_id,))
     if row is None:
         raise NotFoundError(f"no project {project_id[:80]}")
