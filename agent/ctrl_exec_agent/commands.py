@@ -16,11 +16,12 @@ from ctrl_exec.common.clock import openssl_time
 from ctrl_exec.common.errors import CtrlExecError, StorageError, UsageError
 from ctrl_exec.common.files import read_bounded
 from ctrl_exec.common.log import Log
+from ctrl_exec.common.messages import output_text
 from ctrl_exec.common.names import new_reqid
 from ctrl_exec.common.value import value
 from ctrl_exec_agent import renewal
 from ctrl_exec_agent.allowlist import load_allowlist
-from ctrl_exec_agent.carrier import answer_of, script_stdin
+from ctrl_exec_agent.carried import answer_of, script_stdin
 from ctrl_exec_agent.config import load_agent_config
 from ctrl_exec_agent.generation import PROGRAM, Source, check_profiles, is_paired
 from ctrl_exec_agent.runner import Job, run_script, script_environment
@@ -298,6 +299,7 @@ def _local_job(context: Context, script: Script, path: str) -> Job:
 def _show_outcome(context: Context, outcome: Outcome) -> None:
     if context.options.json:
         document = {"ok": outcome.exit == 0, "script": context.options.script} | answer_of(outcome, None)
+        document |= {"stdout": output_text(outcome.stdout, None), "stderr": output_text(outcome.stderr, None)}
         print(json.dumps(document))
         return
     for stream, output in ((sys.stdout, outcome.stdout), (sys.stderr, outcome.stderr)):

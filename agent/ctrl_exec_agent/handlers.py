@@ -21,12 +21,17 @@ from ctrl_exec.common.errors import (
 from ctrl_exec.common.hook import HookQuestion, ask_hook
 from ctrl_exec.common.messages import FEATURES, decode_run, encode, parse_object, text_of
 from ctrl_exec.common.names import check_reqid, check_script
+from ctrl_exec.common.output_stream import CONTENT_TYPE, STREAMS
 from ctrl_exec.common.routing import Response
 from ctrl_exec.common.value import value
-from ctrl_exec_agent.carrier import Carrier, Order, script_stdin
+from ctrl_exec_agent.carried import ANSWER_KEYS, Order, script_stdin
+from ctrl_exec_agent.carrier import Carrier
+from ctrl_exec_agent.live import FollowedRun, ShownRun
+from ctrl_exec_agent.output_answers import LiveLines, whole
 from ctrl_exec_agent.renewal import has_staged
 from ctrl_exec_agent.runner import Job
 from ctrl_exec_agent.sidecar import load_sidecar
+from ctrl_exec_agent.spool import RUNNING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,9 +41,13 @@ if TYPE_CHECKING:
     from ctrl_exec.common.routing import Request
     from ctrl_exec_agent.allowlist import Script
     from ctrl_exec_agent.generation import Parts
+    from ctrl_exec_agent.spool import Found
 
 NOT_PERMITTED = "script not permitted"
 ALREADY_RUNNING = "script already running"
+_JSON = (("Content-Type", "application/json"),)
+_LINES = (("Content-Type", CONTENT_TYPE),)
+_OFFSET_DIGITS = 15
 
 
 @value
@@ -52,7 +61,7 @@ class Peer:
 
 def answer(status: int, document: dict[str, Any]) -> Response:
     """The document as the agent's wire carries it."""
-    return Response(status, (("Content-Type", "application/json"),), encode(document))
+    return Response(status, _JSON, encode(document))
 
 
 class Handlers:
@@ -81,7 +90,9 @@ class Handlers:
         if reason:
             return self._refuse(peer, command, f"not authorised: {reason}", "the hook said no")
         order = self._order(peer, command, script, path)
-        return self._run_detached(order, request) if command.is_async else self._run_attended(order)
+        if command.is_async:
+            return self._run_detached(order, request)
+        return self._run_attended(order, request, is_shown=bool(command.stream))
 
     def ping(self, peer: Peer, request: Request) -> Response:
         """`POST /ping`: that we live, which version, and until when our certificate is valid."""
@@ -120,32 +131,64 @@ class Handlers:
             },
         )
 
-    def result(self, peer: Peer, _request: Request, reqid: str) -> Response:
-        """`GET /result/{reqid}`: the record of a run, to the dispatcher that ordered it."""
+    def result(self, peer: Peer, request: Request, reqid: str) -> Response:
+        """`GET /result/{reqid}`: the record of a run, to the dispatcher that ordered it; or its lines."""
+        at = _offsets(request)
+
+        def find() -> Found | None:
+            return self._parts.spool.find(peer.dispatcher, check_reqid(reqid), time.time())
+
         try:
-            record = self._parts.spool.load(peer.dispatcher, check_reqid(reqid), time.time())
+            found = find()
         except InvalidNameError:
-            record = None
+            found = None
         self._parts.log.info("result", peer=peer.ip, dispatcher=peer.dispatcher, reqid=reqid[:64])
-        if record is None:
+        if found is None:
             return answer(404, {"status": "unknown", "reqid": reqid[:64]})
-        return answer(200, record)
+        if at is not None:
+            return Response(200, _LINES, FollowedRun(found, find, at, request.connection))
+        if found.status == RUNNING:
+            return answer(200, found.record)
+        return Response(200, _JSON, whole(found.about(), found.outputs))
+
+    def cancel(self, peer: Peer, request: Request) -> Response:
+        """`POST /cancel`: end a run that the asking dispatcher ordered; says whether it has ended."""
+        from ctrl_exec_agent.cancelling import cancel_run
+
+        reqid = check_reqid(parse_object(request.body).get("reqid"))
+        ended = cancel_run(self._parts.spool, peer.dispatcher, reqid)
+        self._parts.log.info("cancel", peer=peer.ip, dispatcher=peer.dispatcher, reqid=reqid, ended=ended)
+        if ended is None:
+            return answer(404, {"status": "unknown", "reqid": reqid})
+        return answer(200, {"status": "ok", "ended": ended, "reqid": reqid})
 
     def ask_rotation(self, peer: Peer, token: str) -> str:
         """Why the hook forbids a change of the trust map, '' if it does not."""
         return self._ask_hook(peer, "rotate", token=token)
 
-    def _run_attended(self, order: Order) -> Response:
+    def _run_attended(self, order: Order, request: Request, *, is_shown: bool) -> Response:
         """Carried by this very process, which goes on when the caller vanishes."""
         ids = {"script": order.script, "reqid": order.reqid}
         try:
-            return answer(200, ids | self._carrier.carry(order))
+            known = self._carrier.known(order)
+            if known is not None:
+                kept = {key: known.record[key] for key in ANSWER_KEYS if key in known.record}
+                return Response(200, _JSON, whole(ids | kept, known.outputs))
+            carried = self._carrier.begin(order)
         except BusyError:
             return answer(200, ids | self._refusal(order, ALREADY_RUNNING))
         except ConflictError as error:
             return answer(200, ids | self._refusal(order, str(error)))
         except StorageError as error:
             return answer(200, ids | self._refusal(order, f"run could not be recorded: {error}"))
+        while not (carried.is_over or (is_shown and carried.has_settled())):
+            carried.turn()
+        if not is_shown:
+            return Response(200, _JSON, whole(ids | carried.answer, carried.outputs))
+        lines = LiveLines(carried.outputs)
+        if carried.is_over and lines.is_rest_small():  # one line, and so as cheap as a plain answer
+            return Response(200, _LINES, lines.last_line(ids | carried.answer, has_sent=False))
+        return Response(200, _LINES, ShownRun(carried, ids, request.connection))
 
     def _run_detached(self, order: Order, request: Request) -> Response:
         ids = {"script": order.script, "reqid": order.reqid}
@@ -161,7 +204,7 @@ class Handlers:
     def _order(self, peer: Peer, command: RunCommand, script: Script, path: str) -> Order:
         config = self._parts.config
         limits = [limit for limit in (command.timeout, script.timeout_s) if limit is not None]
-        told = {
+        told: dict[str, Any] = {
             "script": command.script,
             "args": list(command.args),
             "reqid": command.reqid,
@@ -170,6 +213,8 @@ class Handlers:
             "token": command.token,
             "dispatcher": peer.dispatcher,
         }
+        if command.secrets:
+            told["secrets"] = dict(command.secrets)
         job = Job(
             path,
             command.args,
@@ -269,6 +314,20 @@ def _asked_for(command: RunCommand) -> dict[str, Any]:
         "reqid": command.reqid,
         "auth": "claimed" if command.username else "none",
     }
+
+
+def _offsets(request: Request) -> dict[str, int] | None:
+    """How much of each stream the dispatcher has, None if it wants no lines. Raises: InvalidInputError."""
+    wanted = dict(request.query)
+    if wanted.get("stream") != "1":
+        return None
+    at = {}
+    for stream in STREAMS:
+        count = wanted.get(stream, "0")
+        if not (count.isascii() and count.isdigit() and len(count) <= _OFFSET_DIGITS):
+            raise InvalidInputError(f"{stream}: expected a count of bytes", field=stream)
+        at[stream] = int(count)
+    return at
 
 
 def _reqid_of(body: bytes) -> str:

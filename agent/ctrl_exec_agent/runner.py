@@ -1,4 +1,4 @@
-"""Running one script: its process, its three streams, its time limit, its end.
+"""Running one script: its process, its streams, its time limit, its end.
 
 Owns everything between the exec and the outcome. The caller decides what may run and holds the
 lock; this module only hands the lock's descriptor to the script's session, so that the lock
@@ -10,28 +10,41 @@ from __future__ import annotations
 import os
 import select
 import signal
-from contextlib import suppress
 
 from ctrl_exec.common import process
 from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.errors import ProgramError
-from ctrl_exec.common.value import field, value
+from ctrl_exec.common.value import field, replace, value
+from ctrl_exec_agent.descendants import (
+    TERM_GRACE_S,
+    Ending,
+    Process,
+    children_of,
+    find_prctl,
+    has_children,
+    living,
+    reap_others,
+    started_by,
+)
+from ctrl_exec_agent.kept_output import KeptOutput
+from ctrl_exec_agent.pipes import Pipes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PASSED_VARIABLES = ("HOME", "LANG", "LC_ALL", "TZ", "TERM", "USER", "LOGNAME")
 UMASK = 0o022
-COULD_NOT_RUN = 126  # killed by a signal, or not executable
+COULD_NOT_RUN = 126  # killed by a signal, not executable, or cancelled
 TIMED_OUT = -1
+CANCELLED = "cancelled"
 LOCK_DESCRIPTOR = 99  # above what shell scripts redirect, below bash's own 255
-TERM_GRACE_S = 5.0
-KILL_GRACE_S = 5.0  # a process that survives KILL this long hangs in the kernel: we do not
-_CHUNK_BYTES = 1 << 16
-_LEFT_IN_PIPE_BYTES = 1 << 20  # the largest pipe an unprivileged script can make
-_LOOK_S = 0.02
+GATHER_S = 0.05
+"""How long a little output waits for more of it before it is written to its file."""
+_REAP_EVERY_S = 2.0
+
+_set_subreaper = find_prctl()
 
 
 @value
@@ -53,8 +66,8 @@ class Job:
 class Outcome:
     """How it ended. `exit` is the script's code, 126 or -1 (`timed_out`); `error` says why if it is ours.
 
-    `dropped_stdout` and `dropped_stderr` count the bytes beyond the limit. `is_group_gone` is false
-    where something of it outlived KILL.
+    `dropped_stdout` and `dropped_stderr` count the bytes beyond the limit. `is_gone` is false where
+    something of it outlived KILL. The output itself is filled in by `run_script` only.
     """
 
     exit: int
@@ -64,7 +77,7 @@ class Outcome:
     dropped_stderr: int = 0
     error: str = ""
     timed_out: bool = False
-    is_group_gone: bool = True
+    is_gone: bool = True
 
 
 def script_environment(ours: Mapping[str, str]) -> dict[str, str]:
@@ -73,70 +86,121 @@ def script_environment(ours: Mapping[str, str]) -> dict[str, str]:
 
 
 def run_script(job: Job) -> Outcome:
-    """Run the script to its end, and its whole process group to theirs."""
-    streams = _Streams(job)
+    """Run the script to its end, and its whole process group to theirs; its output in memory."""
+    stdout, stderr = (KeptOutput(None, job.limit_bytes) for _ in (1, 2))
+    run = ScriptRun(job, stdout, stderr)
     try:
-        streams.open()
-        pid = _start(job, streams)
-        streams.close_theirs()
-        watch = _watch(pid, job, streams)
-        try:
-            ended = watch.follow()
-        finally:
-            watch.close()
-        streams.drain()
-        return _outcome(job, streams, ended, watch)
-    except ProgramError as error:
-        return Outcome(COULD_NOT_RUN, error=str(error))
-    except OSError as error:  # no descriptor or memory left for it
-        return Outcome(COULD_NOT_RUN, error=f"{job.path}: cannot be executed ({error.strerror})")
+        run.start()
+        while not run.is_over:
+            run.turn()
     finally:
-        streams.close()
+        run.close()
+    outputs = (each.read(0, each.size()) for each in (stdout, stderr))
+    return replace(run.outcome(), stdout=next(outputs), stderr=next(outputs))
 
 
-def _watch(pid: int, job: Job, streams: _Streams) -> _Watch:
+class ScriptRun:
+    """One run of a script, a step a call, so that its carrier can do other things meanwhile."""
+
+    def __init__(self, job: Job, stdout: KeptOutput, stderr: KeptOutput) -> None:
+        self._job = job
+        self._outputs = {1: stdout, 2: stderr}
+        self._pipes = Pipes(job.stdin, self._outputs)
+        self._watch: _Watch | None = None
+        self._failure = ""
+        self.is_over = False
+
+    @property
+    def pid(self) -> int | None:
+        """The script's process, which is also its session and its group."""
+        return self._watch.pid if self._watch is not None else None
+
+    def start(self) -> None:
+        """Start the script; where that can't be done, it is over at once and the outcome says why."""
+        try:
+            self._pipes.open()
+            earlier = children_of(os.getpid()) if has_children() else frozenset()
+            _set_subreaper(1)
+            pid = self._spawn()
+            self._pipes.close_theirs()
+            self._watch = _watch(pid, self._job, self._pipes, earlier)
+        except ProgramError as error:
+            self._fail(str(error))
+        except OSError as error:  # no descriptor or memory left for it
+            self._fail(f"{self._job.path}: cannot be executed ({error.strerror})")
+
+    def _fail(self, reason: str) -> None:
+        self._failure = reason
+        self.is_over = True
+        self._pipes.close()
+
+    def _spawn(self) -> int:
+        os.chdir("/")
+        before = os.umask(UMASK)
+        job, theirs = self._job, self._pipes.theirs
+        try:
+            return process.spawn(
+                [job.path, *job.args],
+                environment=job.environment,
+                stdin=theirs[0],
+                stdout=theirs[1],
+                stderr=theirs[2],
+                keep=None if job.lock is None else {LOCK_DESCRIPTOR: job.lock},
+            )
+        finally:
+            os.umask(before)
+
+    def turn(self, guests: Mapping[int, int] | None = None, wait_s: float | None = None) -> set[int]:
+        """Wait once, at most so long, and do what is due; gives which guests (fd: event) are ready.
+
+        Where the script has ended by itself, its output is whole.
+        """
+        watch = self._watch
+        if watch is None or self.is_over:
+            return set()
+        ready = watch.turn(guests or {}, wait_s)
+        if watch.is_over():
+            self._pipes.drain()
+            self.is_over = True
+            self.close()
+        return ready
+
+    def cancel(self) -> None:
+        """End everything it has started; one that has ended already is no error."""
+        if self._watch is not None and not self.is_over:
+            self._watch.cancel()
+
+    def outcome(self) -> Outcome:
+        """How it ended, once it is over; without its output."""
+        watch = self._watch
+        if watch is None:
+            return Outcome(COULD_NOT_RUN, error=self._failure)
+        code, error = watch.verdict()
+        return Outcome(
+            code,
+            dropped_stdout=self._outputs[1].dropped,
+            dropped_stderr=self._outputs[2].dropped,
+            error=error,
+            timed_out=watch.timed_out,
+            is_gone=not watch.has_given_up,
+        )
+
+    def close(self) -> None:
+        """Let go of its streams and of what was needed to watch it."""
+        self._pipes.close()
+        if self._watch is not None:
+            self._watch.close()
+        _set_subreaper(0)
+
+
+def _watch(pid: int, job: Job, pipes: Pipes, earlier: frozenset[int]) -> _Watch:
     """A watch on the script that was started, which is ended at once if it can't be watched."""
     try:
-        return _Watch(pid, job, streams)
+        return _Watch(pid, job, pipes, earlier)
     except OSError:
         process.end_group(pid, 0)
         process.wait_status(pid)
         raise
-
-
-def _start(job: Job, streams: _Streams) -> int:
-    os.chdir("/")
-    before = os.umask(UMASK)
-    try:
-        return process.spawn(
-            [job.path, *job.args],
-            environment=job.environment,
-            stdin=streams.theirs[0],
-            stdout=streams.theirs[1],
-            stderr=streams.theirs[2],
-            keep=None if job.lock is None else {LOCK_DESCRIPTOR: job.lock},
-        )
-    finally:
-        os.umask(before)
-
-
-def _outcome(job: Job, streams: _Streams, ended: tuple[int, int], watch: _Watch) -> Outcome:
-    code, died_of = ended
-    error = ""
-    if watch.timed_out:
-        code, error = TIMED_OUT, f"script timed out after {job.timeout_s:g}s"
-    elif died_of:
-        code, error = COULD_NOT_RUN, f"script was killed by signal {died_of} ({_signal_name(died_of)})"
-    return Outcome(
-        code,
-        bytes(streams.kept[1]),
-        bytes(streams.kept[2]),
-        streams.dropped[1],
-        streams.dropped[2],
-        error,
-        watch.timed_out,
-        not watch.has_given_up,
-    )
 
 
 def _signal_name(number: int) -> str:
@@ -146,164 +210,132 @@ def _signal_name(number: int) -> str:
         return "unknown"
 
 
-class _Streams:
-    """Our ends of the script's standard streams, none of which ever blocks."""
-
-    def __init__(self, job: Job) -> None:
-        self._unsent = memoryview(job.stdin)
-        self._limit_bytes = job.limit_bytes
-        self.kept = {1: bytearray(), 2: bytearray()}
-        self.dropped = {1: 0, 2: 0}
-        self.ours: dict[int, int] = {}
-        self.theirs: dict[int, int] = {}
-
-    def open(self) -> None:
-        """Make the pipes. Raises: OSError."""
-        for stream in (0, 1, 2):
-            reading, writing = os.pipe2(os.O_CLOEXEC)
-            ends = (reading, writing) if stream == 0 else (writing, reading)
-            self.theirs[stream], self.ours[stream] = ends
-            os.set_blocking(self.ours[stream], False)
-
-    def move(self, stream: int) -> bool:
-        """Write or read one chunk; False if nothing moved, for now or for good."""
-        return self._feed() if stream == 0 else self._read(stream)
-
-    def _feed(self) -> bool:
-        try:
-            written = os.write(self.ours[0], self._unsent[:_CHUNK_BYTES])
-        except BlockingIOError:
-            return False
-        except OSError:  # it closed its stdin unread, which is its right
-            self.shut(0)
-            return False
-        self._unsent = self._unsent[written:]
-        if not self._unsent:
-            self.shut(0)
-        return True
-
-    def _read(self, stream: int) -> bool:
-        try:
-            chunk = os.read(self.ours[stream], _CHUNK_BYTES)
-        except BlockingIOError:
-            return False
-        if not chunk:
-            self.shut(stream)
-            return False
-        kept = self.kept[stream]
-        room = max(0, self._limit_bytes - len(kept))
-        kept += chunk[:room]
-        self.dropped[stream] += max(0, len(chunk) - room)
-        return True
-
-    def drain(self) -> None:
-        """Take what the ended script left in its pipes; not what an escaped descendant goes on writing."""
-        for stream in (1, 2):
-            for _ in range(_LEFT_IN_PIPE_BYTES // _CHUNK_BYTES):
-                if stream not in self.ours or not self._read(stream):
-                    break
-
-    def shut(self, stream: int) -> None:
-        os.close(self.ours.pop(stream))
-
-    def close_theirs(self) -> None:
-        while self.theirs:
-            os.close(self.theirs.popitem()[1])
-
-    def close(self) -> None:
-        self.close_theirs()
-        while self.ours:
-            os.close(self.ours.popitem()[1])
-
-
 class _Watch:
-    """Follows one running script: moves its streams, keeps its deadlines, ends its group."""
+    """Follows one running script: moves its streams, keeps its deadlines, ends what it started.
 
-    def __init__(self, pid: int, job: Job, streams: _Streams) -> None:
-        self._pid = pid
+    `earlier` are children this process had before, and has nothing to do with.
+    """
+
+    def __init__(self, pid: int, job: Job, pipes: Pipes, earlier: frozenset[int]) -> None:
+        self.pid = pid
         self._job = job
-        self._streams = streams
+        self._pipes = pipes
+        self._earlier = earlier
         now = monotonic()
         self._expires_at = None if job.timeout_s is None else now + job.timeout_s
-        self._kill_at: float | None = None
-        self._give_up_at: float | None = None
         self._stdin_ends_at = now + job.stdin_timeout_s
+        self._reap_at = now + _REAP_EVERY_S
         self._ended: tuple[int, int] | None = None
+        self._ending: Ending | None = None
+        self._look_at = 0.0
+        self._is_all_gone = False
         self.timed_out = False
+        self._is_cancelled = False
         self.has_given_up = False
-        self._pidfd = os.pidfd_open(pid)
+        self._pidfd: int | None = os.pidfd_open(pid)
 
     def close(self) -> None:
-        os.close(self._pidfd)
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
 
-    def follow(self) -> tuple[int, int]:
-        """(exit code, 0) or (-1, signal) of the main process, once nothing of its group is left."""
-        while True:
-            if self._turn(self._wait()):
-                self._ended = process.wait_status(self._pid)
-                if not self._is_ending() and self._group_lives():
-                    self._terminate()
-            if self._ended is not None and not self._group_lives():
-                return self._ended
-            self._keep_deadlines(monotonic())
-            if self.has_given_up:
-                return self._ended or (-1, process.STOLEN_STATUS)
+    def verdict(self) -> tuple[int, str]:
+        """The exit code to tell, and why it is not the script's own."""
+        code, died_of = self._ended or (-1, process.STOLEN_STATUS)
+        if self.timed_out:
+            return TIMED_OUT, f"script timed out after {self._job.timeout_s:g}s"
+        if self._is_cancelled:
+            return COULD_NOT_RUN, CANCELLED
+        if died_of:
+            return COULD_NOT_RUN, f"script was killed by signal {died_of} ({_signal_name(died_of)})"
+        return code, ""
 
-    def _wait(self) -> set[int]:
-        poller = select.poll()
-        if self._ended is None:
-            poller.register(self._pidfd, select.POLLIN)
-        for stream, fd in self._streams.ours.items():
-            poller.register(fd, select.POLLOUT if stream == 0 else select.POLLIN)
-        return {fd for fd, _ in poller.poll(self._wait_ms())}
+    def is_over(self) -> bool:
+        """Whether nothing of it is left, or nothing more can be done about it."""
+        return self.has_given_up or (self._ended is not None and self._is_all_gone)
 
-    def _wait_ms(self) -> int | None:
-        if self._ended is not None:
-            return int(_LOOK_S * 1000)  # nothing announces the end of a group: look
-        expires_at = self._expires_at if not self.timed_out else None
-        stdin_ends_at = self._stdin_ends_at if 0 in self._streams.ours else None
-        deadlines = (expires_at, stdin_ends_at, self._kill_at, self._give_up_at)
-        known = [deadline for deadline in deadlines if deadline is not None]
-        return max(0, int((min(known) - monotonic()) * 1000) + 1) if known else None
-
-    def _turn(self, ready: set[int]) -> bool:
-        """Move what can be moved; whether the main process ended."""
-        for stream, fd in list(self._streams.ours.items()):
-            if fd in ready and self._streams.move(stream) and stream == 0:
+    def turn(self, guests: Mapping[int, int], wait_s: float | None) -> set[int]:
+        ready = self._wait(guests, wait_s)
+        for stream, fd in list(self._pipes.ours.items()):
+            if fd in ready and self._pipes.move(stream) and stream == 0:
                 self._stdin_ends_at = monotonic() + self._job.stdin_timeout_s
-        return self._pidfd in ready
+        if self._pidfd in ready and self._ended is None:
+            self._note_end()
+        self._keep_deadlines(monotonic())
+        return ready
+
+    def _wait(self, guests: Mapping[int, int], wait_s: float | None) -> set[int]:
+        poller = select.poll()
+        if self._ended is None and self._pidfd is not None:
+            poller.register(self._pidfd, select.POLLIN)
+        for stream, fd in self._pipes.ours.items():
+            poller.register(fd, select.POLLOUT if stream == 0 else select.POLLIN)
+        for fd, event in guests.items():
+            poller.register(fd, event)
+        return {fd for fd, _ in poller.poll(self._wait_ms(wait_s))}
+
+    def _wait_ms(self, wait_s: float | None) -> int:
+        deadlines = [self._reap_at]
+        if self._expires_at is not None and self._ending is None:
+            deadlines.append(self._expires_at)
+        if 0 in self._pipes.ours:
+            deadlines.append(self._stdin_ends_at)
+        if self._ending is not None:
+            deadlines.append(self._look_at)
+        left_s = min(deadlines) - monotonic()
+        return max(0, int((left_s if wait_s is None else min(left_s, wait_s)) * 1000) + 1)
+
+    def _note_end(self) -> None:
+        """The main process ended: what it left of its group ends with it."""
+        self._ended = process.wait_status(self.pid)
+        if self._ending is None:
+            if self._group_lives():
+                self._end(self._find_group)
+            else:
+                self._is_all_gone = True
 
     def _group_lives(self) -> bool:
         # the usual answer is one system call; /proc is read only to tell zombies from the living
         try:
-            os.killpg(self._pid, 0)
+            os.killpg(self.pid, 0)
         except ProcessLookupError:
             return False
         except PermissionError:
             pass
-        return process.is_group_alive(self._pid)
+        return bool(self._find_group())
+
+    def _find_group(self) -> list[Process]:
+        return [each for each in living() if each.group == self.pid]
+
+    def _find_all(self) -> list[Process]:
+        return started_by(self.pid, os.getpid(), self._earlier)
+
+    def _end(self, find: Callable[[], list[Process]]) -> None:
+        self._ending = Ending(find, self._job.term_grace_s)
+        self._look_at = monotonic() + self._ending.wait_s()
+
+    def cancel(self) -> None:
+        """End everything; it counts as cancelled unless its main process had ended."""
+        if self.timed_out or self._is_cancelled:
+            return
+        self._is_cancelled = self._ended is None
+        self._end(self._find_all)
 
     def _keep_deadlines(self, now: float) -> None:
-        if 0 in self._streams.ours and now >= self._stdin_ends_at:
-            self._streams.shut(0)
-        is_running = self._ended is None and not self.timed_out
+        if 0 in self._pipes.ours and now >= self._stdin_ends_at:
+            self._pipes.shut(0)
+        is_running = self._ended is None and self._ending is None
         if is_running and self._expires_at is not None and now >= self._expires_at:
             self.timed_out = True
-            self._terminate()
-        if self._kill_at is not None and now >= self._kill_at:
-            self._signal(signal.SIGKILL)
-            self._kill_at, self._give_up_at = None, now + KILL_GRACE_S
-        self.has_given_up = self._give_up_at is not None and now >= self._give_up_at
+            self._end(self._find_all)
+        if now >= self._reap_at:
+            reap_others(self.pid)
+            self._reap_at = now + _REAP_EVERY_S
+        if self._ending is not None and now >= self._look_at:
+            self._look(self._ending)
 
-    def _is_ending(self) -> bool:
-        return self._kill_at is not None or self._give_up_at is not None
-
-    def _terminate(self) -> None:
-        self._signal(signal.SIGTERM)
-        # a stopped group takes TERM only when it goes on
-        self._signal(signal.SIGCONT)
-        self._kill_at = monotonic() + self._job.term_grace_s
-
-    def _signal(self, number: int) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._pid, number)
+    def _look(self, ending: Ending) -> None:
+        self._is_all_gone = ending.is_over() and not ending.has_given_up
+        self.has_given_up = ending.has_given_up
+        self._look_at = monotonic() + ending.wait_s()
+        reap_others(self.pid)

@@ -58,6 +58,7 @@ class Application:
                 Route("POST", "/ping", "ping", handlers.ping),
                 Route("GET", "/capabilities", "capabilities", handlers.capabilities),
                 Route("GET", "/result/{reqid}", "result", handlers.result),
+                Route("POST", "/cancel", "cancel", handlers.cancel),
                 Route("POST", "/renew", "renew", upkeep.renew),
                 Route("POST", "/renew-complete", "renew-complete", upkeep.renew_complete),
                 Route("POST", "/rotate-serial", "rotate", upkeep.rotate_serial),

@@ -1,7 +1,9 @@
 """The spool: a durable record of every run, and the agent's own lock on every script.
 
-Owns `<state_dir>/runs`: `<dispatcher id>/<reqid>.json` and `.locks/<script>`. A record belongs to
-the dispatcher that ordered the run and is given to nobody else. Knows nothing of how a script runs.
+Owns `<state_dir>/runs`: `<dispatcher id>/<reqid>.json` and `.locks/<script>`. Beside a record may be
+`<reqid>.stdout` and `.stderr`, the output that the record itself does not hold; `.script`, which process the
+script is; and `.cancel`, that it is to end. A record belongs to the dispatcher that ordered the run and
+is given to nobody else. Knows nothing of how a script runs.
 """
 
 from __future__ import annotations
@@ -15,9 +17,12 @@ from ctrl_exec.common.clock import iso_z, utc_now
 from ctrl_exec.common.errors import CtrlExecError, StorageError
 from ctrl_exec.common.messages import encode
 from ctrl_exec.common.names import check_dispatcher_id, check_reqid, check_script
+from ctrl_exec.common.value import value
+from ctrl_exec_agent.kept_output import FiledOutput, Outputs, TextOutput
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 RETENTION_S = 24 * 3600
@@ -26,7 +31,35 @@ RUNNING, DONE, LOST = "running", "done", "lost"
 _FILE_MODE, _DIRECTORY_MODE = 0o640, 0o750
 _LOCKS, _PURGED = ".locks", ".purged"
 _LIMIT_BYTES = 1 << 30
-_CARRIER = "carrier"  # the key that says which process carries the run; ours alone, never shown
+_CARRIER = "carrier"  # which process carries the run; these keys are ours alone, never shown
+_HEEDS_CANCEL = (
+    "heeds_cancel"  # that it takes the signal of a cancel, which would kill one of an older version
+)
+_FILES = "files"  # which streams are in files beside the record
+STREAMS = ("stdout", "stderr")
+_BESIDE = (*STREAMS, "script", "cancel")
+
+
+@value
+class Found:
+    """A record as its owner may see it, who carries the run, and its output wherever that is.
+
+    `can_cancel` is false where an older version of ours carries it.
+    """
+
+    record: dict[str, Any]
+    outputs: Outputs
+    carrier: str = ""
+    can_cancel: bool = False
+
+    @property
+    def status(self) -> object:
+        """running, done or lost."""
+        return self.record.get("status")
+
+    def about(self) -> dict[str, Any]:
+        """The record without the output."""
+        return {key: each for key, each in self.record.items() if key not in STREAMS}
 
 
 class Spool:
@@ -35,8 +68,10 @@ class Spool:
     def __init__(self, directory: str) -> None:
         self.directory = directory
 
-    def begin(self, owner: str, reqid: str, script: str) -> dict[str, Any]:
+    def begin(self, owner: str, reqid: str, script: str, encoding: str | None = None) -> dict[str, Any]:
         """Record, durably, that this process is about to run the script; gives the record, for `finish`.
+
+        It has to heed `ask_cancel`.
 
         Raises: FileExistsError if there is a record of that id and script, or the run of that id goes
         on; StorageError; then nothing may be run.
@@ -46,9 +81,12 @@ class Spool:
         record = {
             "reqid": reqid, "status": RUNNING, "script": script, "owner": owner, "started": iso_z(utc_now()),
         }  # fmt: skip
-        if self._is_void(owner, reqid, script):
-            files.remove(path)
-        self._write(path, record | {_CARRIER: _identity(os.getpid())}, is_first=True)
+        if encoding == "base64":
+            record["encoding"] = encoding
+        if os.path.lexists(path) and self._is_void(owner, reqid, script):
+            self._remove(path)
+        ours = {_CARRIER: identity(os.getpid()), _HEEDS_CANCEL: True}
+        self._write(path, record | ours, is_first=True)
         return record
 
     def _is_void(self, owner: str, reqid: str, script: str) -> bool:
@@ -59,8 +97,10 @@ class Spool:
             return True
         return record is None or (record.get("status") != RUNNING and record.get("script") != script)
 
-    def finish(self, begun: dict[str, Any], answer: dict[str, Any]) -> None:
+    def finish(self, begun: dict[str, Any], answer: dict[str, Any], filed: Iterable[str] = ()) -> None:
         """Record how the run ended: `answer` is what the dispatcher gets, without its ids.
+
+        The output of the streams in `filed` is in their files, that of the others in the answer.
 
         Where the disk has no room for the output, the record is kept without it.
 
@@ -68,17 +108,25 @@ class Spool:
         """
         path = self._path(begun["owner"], begun["reqid"])
         record = begun | {"status": DONE, "finished": iso_z(utc_now())} | answer
+        if filed:
+            record[_FILES] = list(filed)
         try:
             self._write(path, record)
         except StorageError as error:
             note = f"output could not be kept: {error}"
-            self._write(path, record | {"stdout": "", "stderr": "", "error": record.get("error") or note})
+            bare = {stream: "" for stream in STREAMS if stream not in filed}
+            self._write(path, record | bare | {"error": record.get("error") or note})
 
     def load(self, owner: str, reqid: str, now: float) -> dict[str, Any] | None:
         """The record as its owner may see it, None if there is none or its time is over.
 
         Raises: StorageError if it can't be read.
         """
+        found = self.find(owner, reqid, now)
+        return None if found is None else found.record
+
+    def find(self, owner: str, reqid: str, now: float) -> Found | None:
+        """As `load`, with the output. Raises: StorageError if it can't be read."""
         path = self._path(owner, reqid)
         try:
             ended_at = os.stat(path, follow_symlinks=False).st_mtime
@@ -87,10 +135,48 @@ class Spool:
             return None
         if not isinstance(record, dict):
             return None
-        carrier = record.pop(_CARRIER, "")
+        carrier, heeds = record.pop(_CARRIER, ""), record.pop(_HEEDS_CANCEL, False)
+        filed = record.pop(_FILES, ())
         if record.get("status") == RUNNING:
-            return record if is_alive(carrier) else record | {"status": LOST}
-        return record if ended_at > now - RETENTION_S else None
+            filed = STREAMS
+            if not is_alive(carrier):
+                record["status"] = LOST
+        elif ended_at <= now - RETENTION_S:
+            return None
+        encoding = record.get("encoding")
+        outputs: dict[str, Any] = {
+            stream: FiledOutput(_beside(path, stream))
+            if stream in filed
+            else TextOutput(str(record.get(stream) or ""), encoding)
+            for stream in STREAMS
+        }
+        return Found(record, Outputs(**outputs, encoding=encoding), str(carrier), bool(heeds))
+
+    def output_paths(self, owner: str, reqid: str) -> tuple[str, str]:
+        """Where the output of a run is put that does not fit into its record."""
+        path = self._path(owner, reqid)
+        return _beside(path, "stdout"), _beside(path, "stderr")
+
+    def note_script(self, owner: str, reqid: str, pid: int) -> None:
+        """Leave word of the script's process, for when its carrier is killed. Raises: StorageError."""
+        known = identity(pid).encode()
+        files.write_atomic(_beside(self._path(owner, reqid), "script"), known, _FILE_MODE, durable=False)
+
+    def script_of(self, owner: str, reqid: str) -> str:
+        """The identity of the script's process as it was noted, '' if it was not."""
+        try:
+            noted = files.read_bounded(_beside(self._path(owner, reqid), "script"), 256)
+        except (FileNotFoundError, StorageError):
+            return ""
+        return noted.decode("ascii", "replace")
+
+    def ask_cancel(self, owner: str, reqid: str) -> None:
+        """Leave word that the run is to end. Raises: StorageError."""
+        files.write_atomic(_beside(self._path(owner, reqid), "cancel"), b"", _FILE_MODE, durable=False)
+
+    def is_cancel_asked(self, owner: str, reqid: str) -> bool:
+        """Whether somebody has asked for the end of the run."""
+        return os.path.lexists(_beside(self._path(owner, reqid), "cancel"))
 
     def is_running(self, owner: str, reqid: str, now: float) -> bool:
         """Whether a run of that request id is going on; an unreadable record is none."""
@@ -146,10 +232,22 @@ class Spool:
         with suppress(OSError, CtrlExecError):
             if os.stat(path, follow_symlinks=False).st_mtime > now - RETENTION_S:
                 return False
-            if not files.is_temporary(name) and self.is_running(owner, name.removesuffix(".json"), now):
+            if files.is_temporary(name):
+                return files.remove(path)
+            stem, _, kind = name.rpartition(".")
+            if kind in _BESIDE:  # it goes with its record; without one it is what a crash has left
+                return not os.path.lexists(f"{self.directory}/{owner}/{stem}.json") and files.remove(path)
+            if self.is_running(owner, stem, now):
                 return False
-            return files.remove(path)
+            return self._remove(path)
         return False
+
+    @staticmethod
+    def _remove(path: str) -> bool:
+        """Remove the record and what is beside it; whether there was one."""
+        for kind in _BESIDE:
+            files.remove(_beside(path, kind))
+        return files.remove(path)
 
     def _path(self, owner: str, reqid: str) -> str:
         return f"{self.directory}/{check_dispatcher_id(owner)}/{check_reqid(reqid)}.json"
@@ -173,10 +271,14 @@ def is_alive(carrier: object) -> bool:
     if not isinstance(carrier, str):
         return False
     number, _, _ = carrier.partition("-")
-    return number.isascii() and number.isdigit() and _identity(int(number)) == carrier
+    return number.isascii() and number.isdigit() and identity(int(number)) == carrier
 
 
-def _identity(pid: int) -> str:
+def _beside(path: str, kind: str) -> str:
+    return f"{path.removesuffix('.json')}.{kind}"
+
+
+def identity(pid: int) -> str:
     """`<pid>-<start in ticks>-<boot id>`, empty if there is no such process. Source: proc(5)."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:

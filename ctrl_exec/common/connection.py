@@ -44,6 +44,9 @@ class Connection:
         self.remote_ip, self.remote_port = ("127.0.0.1", 0) if self.is_unix else _peer_address(sock)
         self.on_wait: Callable[[bool], None] | None = None
         """Called before each wait for the peer; told whether the wait is for sending."""
+        self.beside: Callable[[int, int, float], bool] | None = None
+        """Waits in our place, for an event of the descriptor until the deadline, and does other work beside
+        it; whether the event came in time. Such a wait is no idleness: `on_wait` is not called."""
 
     def fileno(self) -> int:
         """The descriptor of the socket."""
@@ -120,12 +123,25 @@ class Connection:
                 self._wait(select.POLLIN, deadline, is_sending=True)
 
     def _wait(self, event: int, deadline: float, *, is_sending: bool = False) -> None:
-        if self.on_wait is not None:
-            self.on_wait(is_sending)
+        if self.beside is not None:
+            is_ready = self.beside(self._socket.fileno(), event, deadline)
+        else:
+            if self.on_wait is not None:
+                self.on_wait(is_sending)
+            is_ready = self.wait_alone(event, deadline)
+        if not is_ready:
+            raise TimeoutError("the peer did not keep its deadline")
+
+    def wait_alone(self, event: int, deadline: float) -> bool:
+        """Wait for an event of the socket and nothing else: whether it came in time."""
         poller = select.poll()
         poller.register(self._socket.fileno(), event)
-        if not poller.poll(_left_ms(deadline)):
-            raise TimeoutError("the peer did not keep its deadline")
+        return bool(poller.poll(_left_ms(deadline)))
+
+    def hang_up(self) -> None:
+        """End the connection as it stands, while this process goes on with something else."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     @property
     def hung_up_fd(self) -> int:

@@ -7,12 +7,9 @@ core.md §7.
 
 from __future__ import annotations
 
-import base64
-import json
-from contextlib import suppress
-
 from ctrl_exec.common.errors import MessageError
 from ctrl_exec.common.names import check_reqid, check_script
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import fields, value
 
 TYPE_CHECKING = False
@@ -22,7 +19,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-FEATURES = ("async", "timeout", "keepalive", "result", "base64")
+FEATURES = ("async", "stream", "cancel", "timeout", "keepalive", "result", "base64", "secrets")
 """What an agent of this version can do beyond the plain protocol."""
 
 MAX_ARGS = 1024
@@ -160,6 +157,8 @@ def encode(document: dict[str, Any], *, is_compact: bool = False) -> bytes:
     An escape takes up to three times the bytes of its letter: the longest arguments that are allowed
     would exceed what an agent reads. Lone surrogates, which JSON can carry and UTF-8 can't, stay escapes.
     """
+    import json
+
     kept = {key: each for key, each in document.items() if each is not None}
     if is_compact:
         with suppress(UnicodeEncodeError):
@@ -172,6 +171,8 @@ def parse_object(body: bytes, what: str = "body") -> dict[str, Any]:
 
     Raises: MessageError for anything else, also for a key given twice, NaN, or bottomless nesting.
     """
+    import json
+
     try:
         return read_object(
             json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant), what
@@ -306,5 +307,7 @@ def encoding_of(found: dict[str, Any]) -> str | None:
 def output_text(output: bytes, encoding: str | None) -> str:
     """Output bytes as JSON carries them: UTF-8 with invalid bytes replaced, or base64."""
     if encoding == "base64":
-        return base64.b64encode(output).decode("ascii")
+        import binascii
+
+        return binascii.b2a_base64(output, newline=False).decode("ascii")
     return output.decode("utf-8", "replace")

@@ -7,15 +7,17 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TextIO
 
 from ctrl_exec.common.tls import wrap
 from tests.support.pki import Leaf, TestCA
+from tests.support.polling import eventually
 from tests.support.processes import Running, run
 
 _addresses = itertools.count(1)
@@ -182,9 +184,85 @@ class AgentHost:
         assert isinstance(found, dict)
         return found
 
+    @contextlib.contextmanager
+    def streaming(self, method: str, path: str, body: Any = None) -> Iterator[Streaming]:
+        """An answer that comes line by line."""
+        with self.connect() as connection:
+            send(connection, method, path, body)
+            with connection.makefile("rb") as file:
+                yield Streaming(connection, file)
+
+    @contextlib.contextmanager
+    def streaming_of(self, steps: Path, body: Any) -> Iterator[tuple[Streaming, TextIO]]:
+        """A streamed run of a script that reads that fifo, after its first line `one`; and the fifo."""
+        with self.connect() as connection:
+            send(connection, "POST", "/run", body)
+            with steps.open("w", buffering=1) as fifo, connection.makefile("rb") as file:
+                fifo.write("one\n")
+                yield Streaming(connection, file), fifo
+
+    def reload(self) -> None:
+        """SIGHUP, and wait until it was heeded."""
+        assert self.running is not None
+        before = self.log().count("ACTION=reload")
+        os.kill(self.running.pid, signal.SIGHUP)
+        eventually(lambda: self.log().count("ACTION=reload") > before)
+
+    def cancel(self, reqid: str, leaf: Leaf | None = None) -> Answer:
+        """`POST /cancel`."""
+        return self.ask("POST", "/cancel", {"reqid": reqid}, leaf=leaf)
+
     def result(self, reqid: str, leaf: Leaf | None = None) -> Answer:
         """`GET /result/{reqid}`."""
         return self.ask("GET", f"/result/{reqid}", leaf=leaf)
+
+
+class Streaming:
+    """A streamed answer: `lines()` as they come; `texts` and `at` are what was there so far of each stream."""
+
+    def __init__(self, connection: ssl.SSLSocket, file: BinaryIO) -> None:
+        self.connection = connection
+        self._file = file
+        self.texts = {"stdout": "", "stderr": ""}
+        self.at = {"stdout": 0, "stderr": 0}
+        self.last: dict[str, Any] = {}
+        self.status, self.headers = _read_head(file)
+        self._lines = self._read_lines()
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Each line but the last, which is in `last` then; asked again it goes on where it was."""
+        return self._lines
+
+    def _read_lines(self) -> Iterator[dict[str, Any]]:
+        rest = b""
+        for chunk in chunks(self._file):
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in map(json.loads, whole):
+                if "stream" not in line:
+                    self.last = line
+                    continue
+                self.texts[line["stream"]] += line["text"]
+                self.at[line["stream"]] = line["at"]
+                yield line
+        assert rest == b""
+
+    def lines_unkept(self) -> Iterator[dict[str, Any]]:
+        """As `lines`, for what is too much to keep."""
+        for line in self.lines():
+            self.texts[line["stream"]] = ""
+            yield line
+
+    def body_bytes(self) -> int:
+        """How many bytes the body has."""
+        return sum(map(len, chunks(self._file)))
+
+    def finish(self) -> dict[str, Any]:
+        """Read to the end; the result with all output, whatever way it came."""
+        for _ in self.lines():
+            pass
+        begins = self.last.get("from", self.at)
+        assert all(begins[stream] == at for stream, at in self.at.items() if at)
+        return self.last | {stream: text + self.last[stream] for stream, text in self.texts.items()}
 
 
 def send(
@@ -205,6 +283,15 @@ def send(
 def receive(connection: ssl.SSLSocket) -> Answer:
     """Read one answer, whole."""
     file = connection.makefile("rb")
+    status, headers = _read_head(file)
+    if headers.get("transfer-encoding") == "chunked":
+        body = b"".join(chunks(file))
+    else:
+        body = file.read(int(headers.get("content-length", "0")))
+    return Answer(status, headers, body)
+
+
+def _read_head(file: BinaryIO) -> tuple[int, dict[str, str]]:
     status_line = file.readline()
     if not status_line:
         raise ConnectionError("closed without an answer")
@@ -212,8 +299,24 @@ def receive(connection: ssl.SSLSocket) -> Answer:
     while (line := file.readline().decode("latin-1").strip()) != "":
         name, _, text = line.partition(":")
         headers[name.lower()] = text.strip()
-    length = int(headers.get("content-length", "0"))
-    return Answer(int(status_line.split()[1]), headers, file.read(length))
+    return int(status_line.split()[1]), headers
+
+
+def chunks(file: BinaryIO) -> Iterator[bytes]:
+    """The pieces of a chunked body, as they come."""
+    while size := int(_line(file), 16):
+        chunk = file.read(size)
+        if len(chunk) < size or _line(file):
+            raise ConnectionError("cut off within a chunk")
+        yield chunk
+    _line(file)
+
+
+def _line(file: BinaryIO) -> str:
+    line = file.readline()
+    if not line.endswith(b"\r\n"):
+        raise ConnectionError("cut off")
+    return line.decode("latin-1").strip()
 
 
 def connection_outcome(host: AgentHost, leaf: Leaf | None, *, source: str | None = None) -> str:

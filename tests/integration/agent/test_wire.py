@@ -25,7 +25,7 @@ def test_ping_tells_name_version_expiry_and_features(agent: AgentHost):
     assert isinstance(found.pop("version"), str)
     assert found == {
         "status": "ok", "host": "host-a", "staged": False, "reqid": REQID,
-        "features": ["async", "timeout", "keepalive", "result", "base64"],
+        "features": ["async", "stream", "cancel", "timeout", "keepalive", "result", "base64", "secrets"],
     }  # fmt: skip
 
 

@@ -1,0 +1,88 @@
+"""Ending a run on demand, whichever process carries it, also when that one was killed.
+
+Owns the word left for the carrier and the patience with it. What a script has started is found and
+ended by `descendants`. Whose run it is was settled before.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+
+from ctrl_exec.common.clock import monotonic
+from ctrl_exec.common.errors import StorageError
+from ctrl_exec_agent.descendants import KILL_GRACE_S, TERM_GRACE_S, Ending, of_session
+from ctrl_exec_agent.spool import DONE, LOST, identity, is_alive
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ctrl_exec_agent.spool import Found, Spool
+
+_LOOK_S = 0.02
+_PATIENCE_S = TERM_GRACE_S + KILL_GRACE_S + 1.0
+
+
+def cancel_run(spool: Spool, owner: str, reqid: str) -> bool | None:
+    """Whether the run has ended, now or before; None if there is none.
+
+    Raises: StorageError if its record can't be read, or no word be left for its carrier.
+    """
+    found = spool.find(owner, reqid, time.time())
+    if found is None:
+        return None
+    if found.status == DONE:
+        return True
+    if found.status != LOST:
+        if not found.can_cancel:
+            return False
+        spool.ask_cancel(owner, reqid)
+        _summon(found.carrier)
+        if _has_ended(spool, owner, reqid):
+            return True
+        found = spool.find(owner, reqid, time.time())
+    if found is not None and found.status == LOST:
+        return _end_orphans(spool.script_of(owner, reqid))
+    return False
+
+
+def _summon(carrier: str) -> None:
+    """Tell that very process that word was left for it."""
+    with suppress(OSError):
+        fd = os.pidfd_open(int(carrier.partition("-")[0]))
+        try:
+            if is_alive(carrier):
+                signal.pidfd_send_signal(fd, signal.SIGUSR2)
+        finally:
+            os.close(fd)
+
+
+def _has_ended(spool: Spool, owner: str, reqid: str) -> bool:
+    """Wait for the carrier to end the run; False as soon as it is killed itself."""
+    deadline = monotonic() + _PATIENCE_S
+    while monotonic() < deadline:
+        with suppress(StorageError):
+            found = _status(spool.find(owner, reqid, time.time()))
+            if found in (DONE, LOST):
+                return found == DONE
+        time.sleep(_LOOK_S)
+    return False
+
+
+def _status(found: Found | None) -> object:
+    return found.status if found is not None else DONE
+
+
+def _end_orphans(script: str) -> bool:
+    """End what is left of a script whose carrier was killed, as far as its session tells."""
+    number = script.partition("-")[0]
+    if not number.isdigit():  # it was killed within the first moment: nobody knows what it began
+        return False
+    session = int(number)
+    if identity(session) not in ("", script):  # another process has the number: no such session is left
+        return True
+    ending = Ending(lambda: of_session(session))
+    while not ending.is_over():
+        time.sleep(ending.wait_s())
+    return not ending.has_given_up
