@@ -165,3 +165,12 @@ def carried(store: Store) -> tuple[Execution, ...]:
     WHERE status IN ('RUNNING', 'ABORTING') OR (status = 'PENDING' AND claimer IS NOT NULL)
     """
     return tuple(find_execution(store, row["execution_id"]) for row in store.rows(sql))
+
+
+def started_at(pid: int) -> int:
+    """When a process started, in ticks since boot; 0 if there is none. Source: proc(5)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as about:
+            return int(about.read(4096).rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0

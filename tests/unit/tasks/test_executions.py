@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from typing import Any
 
@@ -24,6 +25,12 @@ from ctrl_exec.tasks.models import Schedule, Timer
 from ctrl_exec.tasks.store import Store
 from tests.unit.tasks.conftest import NOW_NS, Clock
 
+DEFINITION = json.dumps(
+    {
+        "projectId": "p", "name": "t", "taskType": "LOCAL_COMMAND",
+        "localCommandTask": {"program": "/bin/true"},
+    }
+)  # fmt: skip
 TASK = "01J8ZWXQ1572KC6XGE7T74PT4P"
 
 
@@ -33,7 +40,7 @@ def add_task(store: Store, policy: str = "REJECT", most: int | None = None, task
         store.insert("projects", {"project_id": "p", "name": "p", **known})
     row = {
         "task_id": task_id, "project_id": "p", "name": task_id, "task_type": "LOCAL_COMMAND", "user_id": "u",
-        "is_enabled": 1, "policy": policy, "max_concurrency": most, "version": 1, "definition": "{}",
+        "is_enabled": 1, "policy": policy, "max_concurrency": most, "version": 1, "definition": DEFINITION,
     }  # fmt: skip
     store.insert("tasks", row | known)
     return task_id
