@@ -21,7 +21,7 @@ from tests.integration.test_fanout import workers
 from tests.integration.test_warm import Warmth, kept_call
 from tests.support.emulated import Fleet
 from tests.support.polling import eventually
-from tests.support.streams import END, Stream, chunk
+from tests.support.streams import END, TYPE, Stream, chunk
 from tests.support.tls_server import scripted
 
 WAYS = ("here", "workers", "warm")
@@ -122,8 +122,8 @@ def test_each_piece_comes_before_the_next_is_sent(way: Way) -> None:
 @pytest.mark.parametrize(
     "head",
     [
-        b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % sum(map(len, PIECES)),
-        b"HTTP/1.0 200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n%sContent-Length: %d\r\n\r\n" % (TYPE, sum(map(len, PIECES))),
+        b"HTTP/1.0 200 OK\r\n%s\r\n" % TYPE,
     ],
     ids=["counted", "until the end"],
 )

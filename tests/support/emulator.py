@@ -360,7 +360,9 @@ def _endless(on: Connection, path: str, body: dict[str, Any]) -> Steps:
 
 
 def _endless_chunks(on: Connection, path: str, body: dict[str, Any]) -> Steps:
-    yield from on.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    yield from on.send(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
     while True:
         yield from on.send(b"10000\r\n" + b"x" * 65536 + b"\r\n")
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from tests.support.tls_server import Visitor
 
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+TYPE = b"Content-Type: application/x-ndjson\r\n"
+HEAD = b"HTTP/1.1 200 OK\r\n" + TYPE + b"Transfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
 
 

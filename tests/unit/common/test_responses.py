@@ -118,7 +118,7 @@ def test_any_bytes_are_read_or_refused(raw: bytes, with_head: bool) -> None:
 
 @given(st.lists(st.binary(min_size=1, max_size=50), max_size=8), st.integers(1, 40))
 def test_a_stream_is_given_as_it_comes_and_not_held(pieces: list[bytes], step: int) -> None:
-    raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    raw = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
     raw += b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
     parser = ResponseParser(1, stream_limit_bytes=400)
     taken = []
@@ -136,7 +136,7 @@ def test_a_stream_is_given_as_it_comes_and_not_held(pieces: list[bytes], step: i
 def test_a_stream_beyond_its_bound_is_refused(framing: bytes) -> None:
     parser = ResponseParser(1000, stream_limit_bytes=10)
     with pytest.raises(PeerError, match="too large"):
-        parser.feed(b"HTTP/1.1 200 OK\r\n" + framing + b"x" * 11)
+        parser.feed(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n" + framing + b"x" * 11)
 
 
 def test_only_a_200_streams() -> None:
