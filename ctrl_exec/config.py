@@ -27,6 +27,7 @@ from ctrl_exec.common.settings import (
     spelled,
 )
 from ctrl_exec.common.value import field, replace, value
+from ctrl_exec.locations import DEFAULT_ETC_DIR, DEFAULT_STATE_DIR, Locations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from typing import Literal
 
 DEFAULT_PATH = "/etc/ctrl-exec/ctrl-exec.conf"
-DEFAULT_ETC_DIR = "/etc/ctrl-exec"
-DEFAULT_STATE_DIR = "/var/lib/ctrl-exec"
 DEFAULT_SOCKET = "/run/ctrl-exec/api.sock"
 SERVICE_USER = "ctrl-exec"
 # Pairing: agents come from other hosts, and the port is open only while a person waits; the API: with TLS.
@@ -87,7 +86,7 @@ RATE = Kind(
 
 
 @value
-class Config:
+class Config(Locations):
     """Every setting of the dispatcher, and the paths that follow from them."""
 
     etc_dir: str = field(default=DEFAULT_ETC_DIR, kind=PATH, doc="Configuration, keys and certificates.")
@@ -264,97 +263,30 @@ class Config:
     local_user: str = field(
         default="", kind=USER, doc="Who runs the task layer's local commands; unset: service_user."
     )
+    tasks_max_running: int = field(
+        default=32, kind=integer(1, 10_000), doc="Executions of tasks under way at once, over all projects."
+    )
+    tasks_max_log: int = field(
+        default=50 << 20,
+        kind=size(1 << 16, 1 << 40),
+        doc="What the log of one execution holds: beyond it head and tail are kept.",
+    )
+    tasks_timeout: int = field(
+        default=0,
+        kind=seconds(0, 30 * 86400),
+        doc="How long an execution may take where neither its task nor its project says; 0: without end.",
+    )
+    tasks_retention: int = field(
+        default=30 * 86400,
+        kind=seconds(0, 10 * YEAR_S),
+        doc="How long finished executions are kept where neither task nor project says, in whole days.",
+    )
     log_target: Literal["syslog", "stderr", "journal"] = field(
         default="syslog", kind=choice("syslog", "stderr", "journal"), doc="Where log lines go."
     )
     log_format: Literal["text", "json"] = field(
         default="text", kind=choice("text", "json"), doc="How log lines look."
     )
-
-    @property
-    def is_private(self) -> bool:
-        """Whether this is an instance of its own, not the one of the system (core §3.1)."""
-        return self.etc_dir != DEFAULT_ETC_DIR
-
-    @property
-    def cert_path(self) -> str:
-        """The dispatcher's certificate in PEM."""
-        return self.cert or self.etc_dir + "/dispatcher.crt"
-
-    @property
-    def key_path(self) -> str:
-        """The dispatcher's private key in PEM."""
-        return self.key or self.etc_dir + "/dispatcher.key"
-
-    @property
-    def ca_cert_path(self) -> str:
-        """The CA's certificate in PEM."""
-        return self.ca or (self.ca_dir or self.etc_dir) + "/ca.crt"
-
-    @property
-    def ca_key_path(self) -> str:
-        """The CA's private key, which only root may read."""
-        return (self.ca_dir or self.etc_dir) + "/ca.key"
-
-    @property
-    def identity_dir(self) -> str:
-        """The dispatcher's identities, `<serial>.pem` and the link `current`."""
-        return self.etc_dir + "/identity"
-
-    @property
-    def secrets_key_path(self) -> str:
-        """The key that the task layer's stored secrets are encrypted with."""
-        return self.etc_dir + "/secrets.key"
-
-    @property
-    def agents_dir(self) -> str:
-        """The registry, a file for each agent."""
-        return self.state_dir + "/agents"
-
-    @property
-    def revoked_path(self) -> str:
-        """The revoked keys."""
-        return self.state_dir + "/revoked.json"
-
-    @property
-    def contacts_dir(self) -> str:
-        """What was last heard of each agent."""
-        return self.state_dir + "/state"
-
-    @property
-    def pairing_dir(self) -> str:
-        """The queue of pairing requests."""
-        return self.state_dir + "/pairing"
-
-    @property
-    def locks_dir(self) -> str:
-        """The lock files, `<host>/<script>`."""
-        return self.state_dir + "/locks"
-
-    @property
-    def runs_dir(self) -> str:
-        """The run records."""
-        return self.state_dir + "/runs"
-
-    @property
-    def workers_dir(self) -> str:
-        """Where the API daemon's fan-out workers listen."""
-        return self.state_dir + "/workers"
-
-    @property
-    def rotation_path(self) -> str:
-        """The state of the rotation of the dispatcher's certificate."""
-        return self.state_dir + "/rotation.json"
-
-    @property
-    def tasks_db_path(self) -> str:
-        """The task layer's database."""
-        return self.state_dir + "/tasks.db"
-
-    @property
-    def metrics_dir(self) -> str:
-        """What the other daemons publish for `/metrics`."""
-        return self.state_dir + "/metrics"
 
 
 def load_config(path: str | None = None) -> Config:

@@ -17,6 +17,7 @@ from ctrl_exec import __version__, config  # noqa: E402
 from ctrl_exec.cli import help as help_pages  # noqa: E402
 from ctrl_exec.cli.command import GLOBAL_OPTIONS  # noqa: E402
 from ctrl_exec.cli.main import MODULES, load_command  # noqa: E402
+from ctrl_exec.common.settings import key_of  # noqa: E402
 from ctrl_exec.common.value import fields  # noqa: E402
 from ctrl_exec_agent import config as agent_config  # noqa: E402
 
@@ -84,7 +85,7 @@ def reference_row(each: object) -> str:
     """Give one key's row of the reference."""
     found = each.initial() if not each.is_required else None  # type: ignore[attr-defined]  # a Field
     shown = "" if found in (None, "", ()) else f"`{each.kind.show(found)}`"  # type: ignore[attr-defined]
-    cells = (f"`{each.name}`", shown, each.kind.expected, each.doc)  # type: ignore[attr-defined]
+    cells = (f"`{key_of(each)}`", shown, each.kind.expected, each.doc)  # type: ignore[attr-defined]
     return "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |"
 
 
@@ -186,7 +187,7 @@ def settings_page(name: str, cls: type, path: str) -> str:
         if each.kind is not None:
             initial = each.initial()
             default = "" if initial in (None, "", ()) else f" Default: {each.kind.show(initial)}."
-            rows.append((each.name, f"{each.doc} Expected: {each.kind.expected}.{default}"))
+            rows.append((key_of(each), f"{each.doc} Expected: {each.kind.expected}.{default}"))
     about = (
         "Lines of the form key = value; a line that begins with # is a comment. A mistake stops the program."
     )

@@ -12,7 +12,7 @@ from ctrl_exec.common import files
 from ctrl_exec.common.certificate import SERVER_AUTH, parse_certificate, pem_to_der
 from ctrl_exec.common.clock import utc_now
 from ctrl_exec.common.errors import CertificateError, ProgramError, StorageError
-from ctrl_exec.common.process import run_program
+from ctrl_exec.common.program import run_program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

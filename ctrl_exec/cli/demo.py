@@ -16,7 +16,8 @@ from contextlib import suppress
 
 from ctrl_exec.cli.command import Command, Option
 from ctrl_exec.common.errors import ServiceError, UsageError
-from ctrl_exec.common.process import end_group, run_program, spawn, wait_status
+from ctrl_exec.common.process import end_group, spawn, wait_status
+from ctrl_exec.common.program import run_program
 from ctrl_exec.common.value import value
 
 TYPE_CHECKING = False

@@ -13,7 +13,7 @@ import os
 from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.errors import ConfigError, InvalidInputError, PayloadError, ProgramError, StorageError
 from ctrl_exec.common.files import is_writable_by_others, read_bounded
-from ctrl_exec.common.process import run_program
+from ctrl_exec.common.program import run_program
 from ctrl_exec.common.value import value
 
 TYPE_CHECKING = False

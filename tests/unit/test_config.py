@@ -11,11 +11,12 @@ import pytest
 
 from ctrl_exec import config
 from ctrl_exec.common.errors import ConfigError
+from ctrl_exec.common.settings import key_of
 from ctrl_exec.common.value import fields
 from ctrl_exec.config import Config, load_config, parse_config
 
 ROOT = Path(__file__).resolve().parents[2]
-KEYS = {each.name: each for each in fields(Config)}
+KEYS = {key_of(each): each for each in fields(Config)}
 
 BAD = {
     "etc_dir": ["relative/path", ""],
@@ -60,6 +61,10 @@ BAD = {
     "api_keepalive_requests": ["0"],
     "api_keepalive_idle": ["0"],
     "api_drain": ["-1", "2h"],
+    "tasks.max_running": ["0", "10001", "many"],
+    "tasks.max_log": ["1", "-5M"],
+    "tasks.timeout": ["-1", "31d"],
+    "tasks.retention": ["-1d", "20y"],
     "cert_days": ["0", "3651"],
     "cert_renewal_days": ["0"],
     "cert_overlap_days": ["-1", "801"],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ctrl_exec.common import process
+from ctrl_exec.common import process, program
 from ctrl_exec.common.errors import ConfigError, ProgramError, StorageError
 from tests.support.polling import eventually
 from tests.support.processes import environment
@@ -21,8 +21,8 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 
 def shell(
     script: str, *, timeout_s: float = 30, stdin: bytes = b"", limit_bytes: int = 1 << 20
-) -> process.ProgramResult:
-    return process.run_program(
+) -> program.ProgramResult:
+    return program.run_program(
         ["/bin/sh", "-c", script],
         environment=ENVIRONMENT,
         timeout_s=timeout_s,
@@ -40,7 +40,7 @@ def sigchld() -> Iterator[None]:
 
 def test_a_program_gets_its_input_and_gives_output_and_code() -> None:
     result = shell("cat; echo wrong >&2; exit 3", stdin=b"hello")
-    assert result == process.ProgramResult(3, 0, b"hello", b"wrong\n", False)
+    assert result == program.ProgramResult(3, 0, b"hello", b"wrong\n", False)
     assert not result.succeeded
     assert shell("exit 0").succeeded
 
@@ -95,7 +95,7 @@ def test_a_daemon_that_keeps_the_pipes_is_not_waited_for() -> None:
 @pytest.mark.parametrize("path", ["/nonexistent/program", "/etc/passwd", "/tmp"])
 def test_what_cannot_be_executed_is_named(path: str) -> None:
     with pytest.raises(ProgramError, match=path):
-        process.run_program([path], environment=ENVIRONMENT, timeout_s=5)
+        program.run_program([path], environment=ENVIRONMENT, timeout_s=5)
 
 
 def test_a_status_taken_by_someone_else_is_no_success(sigchld: None) -> None:

@@ -116,7 +116,7 @@ def test_given_values_win_and_contradictions_get_the_file() -> None:
 def test_the_example_shows_every_key_and_reads_back_as_the_defaults() -> None:
     text = settings.render_example(Sample, "The example.")
     assert text.startswith("# The example.\n")
-    for name in ("port", "wait", "tasks_limit"):
+    for name in ("port", "wait", "tasks.limit"):
         assert f"\n#{name} = " in text
     uncommented = "\n".join(
         line[1:]
