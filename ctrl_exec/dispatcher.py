@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ctrl_exec.services.agent_client import AgentClient
     from ctrl_exec.services.authority import Authority, Caller
     from ctrl_exec.services.fanout import FanOutSettings
+    from ctrl_exec.services.idempotency import IdempotencyKeys
     from ctrl_exec.services.locks import ScriptLocks
     from ctrl_exec.services.registry import Registry
     from ctrl_exec.services.results import ResultStore
@@ -64,6 +65,7 @@ class Dispatcher:
         self._locks: ScriptLocks | None = None
         self._results: ResultStore | None = None
         self._run_index: RunIndex | None = None
+        self._idempotency_keys: IdempotencyKeys | None = None
         self._agents: AgentClient | None = None
         self._learnt: dict[str, str] = {}
 
@@ -124,6 +126,15 @@ class Dispatcher:
                 config.runs_dir, config.run_retention, on_change=change_list_of(config.runs_dir).note
             )
         return self._results
+
+    @property
+    def idempotency_keys(self) -> IdempotencyKeys:
+        """What was begun under which key."""
+        if self._idempotency_keys is None:
+            from ctrl_exec.services.idempotency import IdempotencyKeys
+
+            self._idempotency_keys = IdempotencyKeys(self.config.runs_dir + "/keys", self.clock)
+        return self._idempotency_keys
 
     @property
     def run_index(self) -> RunIndex:

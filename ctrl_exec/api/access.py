@@ -11,6 +11,7 @@ import binascii
 import os
 
 from ctrl_exec.common.errors import ForbiddenError, InvalidInputError, ProtocolError
+from ctrl_exec.common.value import replace
 from ctrl_exec.services.authority import Caller
 
 TYPE_CHECKING = False
@@ -30,9 +31,9 @@ def check_origin(request: Request, config: Config) -> str:
     Raises: ForbiddenError for one that is neither this server's own nor configured: a web page must
     not be able to drive the API behind its reader's back.
     """
-    origins = _all(request, "origin")
-    if not origins:
+    if request.header("origin") is None:
         return ""
+    origins = _all(request, "origin")
     origin = origins[0].lower()
     scheme = "https" if request.is_tls else "http"
     own = f"{scheme}://{(request.header('host') or '').lower()}"
@@ -51,6 +52,8 @@ def check_host(request: Request, config: Config) -> None:
     if config.api_auth_default != "allow" or not host or request.peer.unix_uid is not None:
         return
     name = _without_port(host)
+    if name == request.local_ip:
+        return
     allowed = {request.local_ip, *config.api_bind, *(each.lower() for each in config.api_names)}
     if request.local_ip.startswith("127.") or request.local_ip == "::1":
         allowed.add("localhost")
@@ -76,11 +79,14 @@ def _without_port(host: str) -> str:
 
 def check_media(request: Request, origin: str) -> None:
     """Raises: ProtocolError (415) for an encoded body, or from a web page one not declared as JSON."""
-    encodings = _all(request, "content-encoding")
-    if any(each.strip().lower() not in ("", "identity") for each in encodings):
-        raise ProtocolError(415, "a Content-Encoding is not supported here")
+    if request.header("content-encoding") is not None:
+        encodings = _all(request, "content-encoding")
+        if any(each.strip().lower() not in ("", "identity") for each in encodings):
+            raise ProtocolError(415, "a Content-Encoding is not supported here")
+    if not origin or not request.body:
+        return
     media = (request.header("content-type") or "").partition(";")[0].strip().lower()
-    if origin and request.body and media != "application/json" and not media.endswith("+json"):
+    if media != "application/json" and not media.endswith("+json"):
         raise ProtocolError(415, "expected Content-Type: application/json")
 
 
@@ -116,13 +122,14 @@ def preflight_headers(allow: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
 
 def source_address(request: Request, config: Config) -> str:
     """Where the request came from: the peer, or what a trusted proxy says of its own peer."""
-    forwarded = [
-        part.strip() for line in _all(request, "x-forwarded-for") for part in line.split(",") if part.strip()
-    ]
     address = request.remote_ip
     if not config.api_trusted_proxies or request.peer.unix_uid is not None:
         return address
     import ipaddress
+
+    forwarded = [
+        part.strip() for line in _all(request, "x-forwarded-for") for part in line.split(",") if part.strip()
+    ]
 
     # from the nearest hop outwards, as long as each hop is trusted to tell the next one
     while forwarded and _is_trusted(address, config):
@@ -154,6 +161,10 @@ def identify(request: Request, config: Config, document: dict[str, Any]) -> Call
     Raises: InvalidInputError for malformed credentials, or when the two disagree; ForbiddenError for
     a local user who claims another one's name.
     """
+    known = way_in(request)
+    if not document and known.via == "http" and request.header("authorization") is None:
+        address = source_address(request, config)
+        return known if address == known.source_ip else replace(known, source_ip=address)
     username, token = header_credentials(request)
     body_username, body_token = _text(document, "username"), _text(document, "token")
     for name, of_header, of_body in (("username", username, body_username), ("token", token, body_token)):
@@ -161,7 +172,6 @@ def identify(request: Request, config: Config, document: dict[str, Any]) -> Call
             raise InvalidInputError(f"{name}: header and body disagree", field=name)
     claimed = body_username if username is None else username
     secret = (body_token if token is None else token) or ""
-    known = way_in(request)
     if known.via == "socket":
         return _local(request, known, claimed, secret, body_token or "")
     return Caller(

@@ -70,6 +70,8 @@ def error_response(error: errors.CtrlExecError, *, is_generic: bool = False) -> 
     document: dict[str, Any] = {"ok": False, "error": found.word, "detail": found.detail or str(error)}
     if isinstance(error, errors.UnknownAgentError):
         document["agents"] = list(error.names)
+    if isinstance(error, errors.SpentKeyError):
+        document["reqid"] = error.reqid
     if isinstance(error, errors.InvalidFieldsError) and error.fields:
         document["fields"] = error.fields
     return json_response(found.status, document, _headers(error))

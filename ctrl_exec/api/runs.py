@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from ctrl_exec.common.connection import Connection
     from ctrl_exec.common.http import Child
     from ctrl_exec.common.routing import Response
+    from ctrl_exec.operations.once import Once
 
 RUN_KEYS = ("hosts", "script", "args", "timeout", "read_timeout", "lock_wait", "encoding", "async")
 _LONG_AFTER_S = 1.0
+_REPLAYED = (("Idempotent-Replayed", "true"),)
 
 
 def decode_run_request(document: dict[str, Any]) -> RunRequest:
@@ -64,16 +66,28 @@ def _required(document: dict[str, Any], key: str) -> object:
 def start_run(inquiry: Inquiry) -> Response:
     """`POST /run`."""
     request = decode_run_request(inquiry.document)
+    once = _once(inquiry)
     try:
         with Wait(inquiry.child, inquiry.request.connection) as interrupt:
-            report = run(inquiry.dispatcher, inquiry.caller, request, interrupt=interrupt)
+            report = run(inquiry.dispatcher, inquiry.caller, request, interrupt=interrupt, once=once)
     except LockedError:
         inquiry.figures.note_lock_conflict()
         raise
-    inquiry.figures.note_run(report)
+    if not report.joined:
+        inquiry.figures.note_run(report)
+    headers = _REPLAYED if report.joined else ()
     if request.is_async:
-        return json_response(202, report.accepted_json())
-    return json_response(200, report.run_json())
+        return json_response(202, report.accepted_json(), headers)
+    return json_response(200, report.run_json(), headers)
+
+
+def _once(inquiry: Inquiry) -> Once | None:
+    """What the request's `Idempotency-Key` says; most have none, and load nothing for it."""
+    if inquiry.request.header("idempotency-key") is None:
+        return None
+    from ctrl_exec.api.once import once_of
+
+    return once_of(inquiry.request, inquiry.document)
 
 
 def show_status(inquiry: Inquiry) -> Response:

@@ -19,7 +19,8 @@
     ├── ThrottledError               too many failures from there         (retry_after_s)
     ├── BusyError                    no room for this now                 (retry_after_s)
     ├── ConflictError                it clashes with what exists
-    │   └── LockedError              another run holds script and host    (conflicts)
+    │   ├── LockedError              another run holds script and host    (conflicts)
+    │   └── SpentKeyError            what its key began is purged         (reqid)
     ├── PreconditionError            it has changed since it was read
     ├── ProtocolError                bytes that are not the HTTP we speak (status)
     ├── PeerError                    a peer answered wrongly or not at all (kind)
@@ -176,6 +177,14 @@ class LockedError(ConflictError):
 
 class PreconditionError(CtrlExecError):
     """It is no longer what the caller has read (If-Match)."""
+
+
+class SpentKeyError(ConflictError):
+    """An idempotency key began something whose record is purged; it is not begun again."""
+
+    def __init__(self, reqid: str) -> None:
+        self.reqid = reqid
+        super().__init__(f"this Idempotency-Key began {reqid}, whose record is purged")
 
 
 class ProtocolError(CtrlExecError):

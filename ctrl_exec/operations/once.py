@@ -27,7 +27,7 @@ _LONGEST_PAUSE_S = 0.5
 
 @value
 class Once:
-    """That a request is to be carried out once: its key, where it was sent, and its body without credentials."""
+    """What makes a request one request: its key, where it was sent, its body without credentials."""
 
     key: str
     method: str

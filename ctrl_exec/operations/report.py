@@ -25,7 +25,8 @@ class RunReport:
     `complete` says that nothing more will come, `completed` when that was (epoch), else None.
     `expanded` tells whether a host pattern was used. `batches` are the hosts of each batch, in the order
     in which they are begun, empty where all were begun at once; `begun` how many batches have been.
-    `cancels` tell what became of a cancel, for each host that was told of it.
+    `cancels` tell what became of a cancel, for each host that was told of it. `joined`: an earlier
+    request with the same idempotency key began the run.
     """
 
     reqid: str
@@ -42,6 +43,7 @@ class RunReport:
     batches: tuple[tuple[str, ...], ...] = ()
     begun: int = 0
     cancels: tuple[CancelOutcome, ...] = ()
+    joined: bool = False
 
     @property
     def pending(self) -> tuple[str, ...]:

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
     from ctrl_exec.common.messages import HostResult
     from ctrl_exec.dispatcher import Dispatcher
+    from ctrl_exec.operations.once import Once
     from ctrl_exec.services.authority import Caller
+    from ctrl_exec.services.journal import RunJournal
     from ctrl_exec.services.locks import HeldLocks
     from ctrl_exec.services.targets import Target
     from ctrl_exec.services.transport import Interrupt
@@ -89,14 +91,16 @@ def run(
     *,
     interrupt: Interrupt | None = None,
     on_result: Callable[[HostResult], None] | None = None,
+    once: Once | None = None,
 ) -> RunReport:
     """Run the script on all hosts meant; gives one result for each, in the order asked.
 
     A host that fails is a result. With `is_async` the report comes at once and a detached carrier
-    does the work. When `interrupt` fires the report holds what is known, and the run goes on.
+    does the work. When `interrupt` fires the report holds what is known, and the run goes on. With
+    `once`, a request that was sent before joins its run.
 
     Raises: InvalidInputError (hosts, script, args, a bound); DeniedError; UnknownAgentError;
-    LockedError; StorageError, BusyError (nothing was started).
+    LockedError; ConflictError, SpentKeyError (`once`); StorageError, BusyError (nothing was started).
     """
     check_request(request)
     if request.batch is not None:
@@ -110,25 +114,24 @@ def run(
         caller, "run", script=request.script, hosts=targets.names, args=request.args, reqid=reqid
     )
     hosts = targets.require()
-    locks = _take_locks(dispatcher, hosts, request, reqid, interrupt)
+    claim = None
+    if once is not None:
+        from ctrl_exec.operations.once import claim_run, join_run
+
+        claim = claim_run(dispatcher, caller, once, reqid, interrupt)
+        if not claim.is_ours:
+            dispatcher.log.info("run", joined=claim.identity, user=caller.username, via=caller.via)
+            patience_s = 0.0 if request.is_async else request.read_timeout_s or config.read_timeout
+            return join_run(dispatcher, claim.identity, patience_s=patience_s, interrupt=interrupt)
     try:
-        record = new_record(
-            reqid,
-            request.script,
-            tuple(host.name for host in hosts),
-            args=request.args,
-            mode="async" if request.is_async else "sync",
-            created=dispatcher.clock(),
-            expanded=targets.expanded,
-            encoding=request.encoding,
-            ports=tuple((host.name, host.port) for host in hosts if host.port != host.record.port),
-            submitter=caller.username,
-            submitter_ip=caller.source_ip,
-        )
-        journal = dispatcher.results.begin(record)
+        locks = _take_locks(dispatcher, hosts, request, reqid, interrupt)
+        journal = _begin(dispatcher, caller, request, reqid, hosts, locks, expanded=targets.expanded)
     except BaseException:
-        locks.close()
+        if claim is not None:
+            claim.withdraw()
         raise
+    if claim is not None:
+        claim.settle()
     command = RunCommand(
         script=request.script,
         args=request.args,
@@ -153,6 +156,37 @@ def run(
     if request.is_async:
         return _start_detached(carrier, caller)
     return _carry_here(carrier, caller, interrupt, on_result)
+
+
+def _begin(
+    dispatcher: Dispatcher,
+    caller: Caller,
+    request: RunRequest,
+    reqid: str,
+    hosts: tuple[Target, ...],
+    locks: HeldLocks,
+    *,
+    expanded: bool,
+) -> RunJournal:
+    """The record of the run, durable; without it the locks are let go. Raises: StorageError."""
+    try:
+        record = new_record(
+            reqid,
+            request.script,
+            tuple(host.name for host in hosts),
+            args=request.args,
+            mode="async" if request.is_async else "sync",
+            created=dispatcher.clock(),
+            expanded=expanded,
+            encoding=request.encoding,
+            ports=tuple((host.name, host.port) for host in hosts if host.port != host.record.port),
+            submitter=caller.username,
+            submitter_ip=caller.source_ip,
+        )
+        return dispatcher.results.begin(record)
+    except BaseException:
+        locks.close()
+        raise
 
 
 def _take_locks(

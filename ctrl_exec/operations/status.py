@@ -149,9 +149,15 @@ def _targets(dispatcher: Dispatcher, journal: RunJournal) -> tuple[Target, ...]:
 
 
 def purge(dispatcher: Dispatcher) -> int:
-    """Remove the records whose retention is over; gives how many. Raises: StorageError."""
-    count = dispatcher.results.purge(dispatcher.clock())
-    dispatcher.log.info("purge", runs=count)
+    """Remove the records and idempotency keys whose time is over; gives how many records.
+
+    Raises: StorageError.
+    """
+    results, keys = dispatcher.results, dispatcher.idempotency_keys
+    # a key whose claimant died must know that it began something before the record of that is gone
+    keys.settle_all(lambda reqid: results.head(reqid) is not None)
+    count = results.purge(dispatcher.clock())
+    dispatcher.log.info("purge", runs=count, keys=keys.purge())
     return count
 
 
