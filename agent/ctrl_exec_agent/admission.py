@@ -6,8 +6,6 @@ status. Knows no certificate.
 
 from __future__ import annotations
 
-import ipaddress
-
 from ctrl_exec.common.child import EXIT_HANDSHAKE
 from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.errors import StorageError
@@ -77,6 +75,8 @@ class Admission:
     def _is_allowed(self, address: str) -> bool:
         if not self._config.allowed_ips:
             return True
+        import ipaddress
+
         try:
             found = ipaddress.ip_address(address)
         except ValueError:

@@ -281,12 +281,21 @@ def _beside(path: str, kind: str) -> str:
 def identity(pid: int) -> str:
     """`<pid>-<start in ticks>-<boot id>`, empty if there is no such process. Source: proc(5)."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as stat:
             after_name = stat.read(4096).rpartition(b")")[2].split()
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as boot:
-            return f"{pid}-{int(after_name[19])}-{boot.read().strip()}"
+        return f"{pid}-{int(after_name[19])}-{_BOOT}"
     except (OSError, ValueError, IndexError):
         return ""
+
+
+def _boot() -> str:
+    """The id of this boot of the machine; bytes, for the text layer would load a codec in every child."""
+    with suppress(OSError), open("/proc/sys/kernel/random/boot_id", "rb", buffering=0) as boot:
+        return boot.read(64).strip().decode()
+    return ""
+
+
+_BOOT = _boot()
 
 
 def _entries(directory: str) -> list[str]:

@@ -7,10 +7,10 @@ handshake). Source: RFC 5280 §4.1, ITU-T X.690.
 from __future__ import annotations
 
 import binascii
-import hashlib
 import re
 from datetime import UTC, datetime
 
+from ctrl_exec.common.digest import sha256
 from ctrl_exec.common.errors import CertificateError
 from ctrl_exec.common.value import value
 
@@ -132,7 +132,7 @@ def parse_certificate(der: bytes) -> Certificate:
         serial=f"{serial:x}",
         not_before=not_before,
         not_after=not_after,
-        fingerprint=hashlib.sha256(der[start:end]).hexdigest(),
+        fingerprint=str(sha256(der[start:end]).hexdigest()),
         common_name=common_name,
         uris=uris,
         dns_names=dns_names,
@@ -240,7 +240,7 @@ def pem_to_der(pem: str) -> bytes:
 
 def ca_fingerprint(der: bytes) -> str:
     """SHA-256 of the certificate's DER, lower-case hex without colons."""
-    return hashlib.sha256(der).hexdigest()
+    return str(sha256(der).hexdigest())
 
 
 def normalise_fingerprint(text: str) -> str:
