@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _CREDENTIAL_LIMIT = 65536
 _PREFLIGHT_AGE_S = "600"
+_SHOWN_HEADERS = "X-Request-Id, Retry-After, Allow, ETag, Location, Idempotent-Replayed"
+_TAKEN_HEADERS = "Authorization, Content-Type, If-Match, Idempotency-Key, Last-Event-ID"
 
 
 def check_origin(request: Request, config: Config) -> str:
@@ -97,7 +99,7 @@ def cors_headers(request: Request, config: Config) -> tuple[tuple[str, str], ...
         return ()
     return (
         ("Access-Control-Allow-Origin", origin),
-        ("Access-Control-Expose-Headers", "X-Request-Id, Retry-After, Allow, ETag, Location"),
+        ("Access-Control-Expose-Headers", _SHOWN_HEADERS),
         ("Vary", "Origin"),
     )
 
@@ -115,7 +117,7 @@ def preflight_headers(allow: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """What a page of a configured origin may send."""
     return (
         ("Access-Control-Allow-Methods", ", ".join(allow)),
-        ("Access-Control-Allow-Headers", "Authorization, Content-Type, If-Match"),
+        ("Access-Control-Allow-Headers", _TAKEN_HEADERS),
         ("Access-Control-Max-Age", _PREFLIGHT_AGE_S),
     )
 
