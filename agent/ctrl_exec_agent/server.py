@@ -204,7 +204,12 @@ def _tls_context(parts: Parts) -> ssl.SSLContext:
     config = parts.config
     try:
         return server_context(
-            config.cert_path, config.key_path, client_ca=config.ca_path, require_client=True, tickets=1
+            config.cert_path,
+            config.key_path,
+            client_ca=config.ca_path,
+            require_client=True,
+            tickets=1,
+            issuer=config.ca_path,
         )
     except CertificateError as error:
         raise ConfigError(str(error)) from error

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import os
 import ssl
+from contextlib import contextmanager, suppress
 
 from ctrl_exec.common.errors import CertificateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterator
 
 # AEAD suites only; TLS 1.3 has no others. Source: RFC 9325 §4.2
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL:!PSK"
 ALPN: tuple[str, ...] = ()
+_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+_PEM_LIMIT_BYTES = 1 << 18
 
 
 def server_context(
@@ -27,15 +31,18 @@ def server_context(
     client_ca: str | None = None,
     require_client: bool = False,
     tickets: int = 0,
+    issuer: str | None = None,
 ) -> ssl.SSLContext:
     """A server's context from PEM files; with `client_ca`, client certificates are verified.
+
+    `issuer` is the file of the CA that issued our certificate, where that is known.
 
     Raises: CertificateError naming the file that is missing, unreadable or does not fit.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _restrict(context)
     context.num_tickets = tickets
-    _load_identity(context, certificate, key)
+    _load_identity(context, certificate, key, issuer)
     if client_ca is not None:
         _load_roots(context, client_ca)
         context.verify_mode = ssl.CERT_REQUIRED if require_client else ssl.CERT_OPTIONAL
@@ -57,7 +64,7 @@ def client_context(certificate: str | None, key: str | None, *, ca: str | None) 
     else:
         _load_roots(context, ca)
     if certificate is not None:
-        _load_identity(context, certificate, key or certificate)
+        _load_identity(context, certificate, key or certificate, ca)
     return context
 
 
@@ -104,18 +111,48 @@ def _restrict(context: ssl.SSLContext) -> None:
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
 
 
-def _load_identity(context: ssl.SSLContext, certificate: str, key: str) -> None:
+def _load_identity(context: ssl.SSLContext, certificate: str, key: str, issuer: str | None) -> None:
     for path in (certificate, key):
         if not os.access(path, os.R_OK):
             reason = "cannot be read" if os.path.exists(path) else "does not exist"
             raise CertificateError(f"{path}: {reason}")
     try:
         # an encrypted key must fail, not ask on a terminal that is not there
-        context.load_cert_chain(*_resolve_pair(certificate, key), password=lambda: b"")
+        leaf, secret = _resolve_pair(certificate, key)
+        with _chain(leaf, issuer) as path:
+            context.load_cert_chain(path, secret, password=lambda: b"")
     except (ssl.SSLError, OSError, ValueError) as error:
         raise CertificateError(
             f"{certificate}: no usable certificate with its key {key} ({_words(error)})"
         ) from error
+
+
+@contextmanager
+def _chain(leaf: str, issuer: str | None) -> Iterator[str]:
+    """A file with our certificate and its issuer's, for the time it takes to load it.
+
+    Without the issuer OpenSSL looks for it in the roots at every handshake, and verifies our own
+    certificate against it: a tenth of the whole handshake's time, for the very same bytes on the wire.
+    """
+    both: list[str] = []
+    with suppress(OSError, ValueError):  # said by who loads it
+        both = [] if issuer is None else _certificates(leaf) + _certificates(issuer)
+    if len(both) != 2:  # the chain is there already, or which of several roots it is is not known
+        yield leaf
+        return
+    memory = os.memfd_create("chain", os.MFD_CLOEXEC)
+    try:
+        os.write(memory, "".join(both).encode("ascii"))
+        yield f"/proc/self/fd/{memory}"
+    finally:
+        os.close(memory)
+
+
+def _certificates(path: str) -> list[str]:
+    """The certificates of a PEM file, as they stand there; never a key."""
+    with open(path, encoding="ascii") as file:
+        pieces = file.read(_PEM_LIMIT_BYTES).split(_BEGIN)[1:]
+    return [f"{_BEGIN}{piece.partition(_END)[0]}{_END}\n" for piece in pieces]
 
 
 def _resolve_pair(certificate: str, key: str) -> tuple[str, str]:
