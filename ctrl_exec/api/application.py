@@ -72,6 +72,7 @@ class Application:
         """Have the parts made and their modules loaded before the fork, where all children share them."""
         for part in ("registry", "authority", "locks", "results", "agents"):
             getattr(self.dispatcher, part)
+        self._gate.preload()
 
     def __call__(self, request: Request, child: Child) -> Response:
         """The answer to one request. Runs in a child."""

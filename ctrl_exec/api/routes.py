@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctrl_exec
 from ctrl_exec.api import docs, fleet, information, listing, metrics, pairing, runs
+from ctrl_exec.api.v1.asking import TaskRoute
+from ctrl_exec.api.v1.table import TASK_ROUTES
 from ctrl_exec.common.routing import Response, Route, json_response
 from ctrl_exec.common.value import value
 
@@ -83,9 +85,17 @@ ROUTES = (
     ),
 )  # fmt: skip
 
-ROUTE_NAMES = tuple(route.name for route in ROUTES)
+ALL_ROUTES = (*ROUTES, *TASK_ROUTES)
+
+FIGURES = (*(route.name for route in ROUTES), "task-layer")
+"""What requests are counted by: each route of the core, and the task layer as one."""
 
 
-def enabled_routes(config: Config) -> tuple[ApiRoute, ...]:
+def figure_of(route: Route) -> int:
+    """The place of a route's figure."""
+    return len(ROUTES) if isinstance(route, TaskRoute) else FIGURES.index(route.name)
+
+
+def enabled_routes(config: Config) -> tuple[ApiRoute | TaskRoute, ...]:
     """The routes that are on; registry and pairing only with `pairing_api_approve`."""
-    return tuple(route for route in ROUTES if config.pairing_api_approve or not route.is_optional)
+    return tuple(route for route in ALL_ROUTES if config.pairing_api_approve or not route.is_optional)

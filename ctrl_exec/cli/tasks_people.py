@@ -8,6 +8,8 @@ from ctrl_exec.common.errors import NotFoundError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ctrl_exec.cli.arguments import Arguments
     from ctrl_exec.cli.context import Context
     from ctrl_exec.tasks.models import User
@@ -147,7 +149,7 @@ def create_token(tasks: TaskContext, arguments: Arguments) -> int:
         raise UsageError("token create needs --username USER: whose rights it has")
     owner = user_named(tasks, name)
     expires_s = arguments.duration_s("expires")
-    wanted = {
+    wanted: dict[str, Any] = {
         "name": arguments.words[1],
         "scopes": list(arguments.many("scope")),
         "projectIds": list(arguments.many("project")),

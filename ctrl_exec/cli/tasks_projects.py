@@ -163,16 +163,14 @@ def task_named(tasks: TaskContext, name: str, project_id: str | None) -> Task:
         NotFoundError: there is none.
         ConflictError: several projects have one of that name.
     """
-    from ctrl_exec.tasks.definitions import find_task
+    from ctrl_exec.tasks.definitions import find_named
 
-    condition, values = ("", ()) if project_id is None else (" AND project_id = ?", (project_id,))
-    sql = "SELECT task_id FROM tasks WHERE (task_id = ? OR name = ?)" + condition + " LIMIT 2"
-    rows = tasks.store.rows(sql, (name, name, *values))
-    if not rows:
+    found = find_named(tasks.store, tasks.identity, name, project_id)
+    if not found:
         raise NotFoundError(f"no task {name!r}; `ctrl-exec task list` shows them")
-    if len(rows) > 1:
+    if len(found) > 1:
         raise ConflictError(f"several projects have a task {name!r}: add --project, or name it by its id")
-    return find_task(tasks.store, tasks.identity, rows[0]["task_id"])
+    return found[0]
 
 
 def act_on_task(tasks: TaskContext, action: str, task: Task) -> int:
@@ -213,7 +211,7 @@ COMMANDS = {
             *CREDENTIAL_OPTIONS,
             Option(("--description",), "create: what it is for, in Markdown", "TEXT"),
         ),
-        description="`create` prints the project's id. Roles: MANAGER, ADVANCED_EXECUTOR, EXECUTOR, VIEWER, none.",
+        description="`create` prints the id. Roles: MANAGER, ADVANCED_EXECUTOR, EXECUTOR, VIEWER, none.",
         examples=(
             'ctrl-exec project create "My awesome project"',
             "ctrl-exec project grant my-awesome-project alice MANAGER",

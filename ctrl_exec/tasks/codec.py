@@ -11,7 +11,6 @@ from ctrl_exec.tasks.forms import Form
 from ctrl_exec.tasks.kinds_codec import DECODERS, SUB_OBJECTS, encode_kind
 from ctrl_exec.tasks.models import (
     EVENTS,
-    LOCAL_COMMAND,
     MISSED_POLICIES,
     POLICIES,
     TASK_TYPES,
@@ -98,8 +97,16 @@ def _check_own(form: Form, current: Task | None) -> dict[str, Any]:
 
 
 def _decode_kind(form: Form) -> Any:
-    task_type = form.choice("taskType", TASK_TYPES)
-    inner = form.inner(SUB_OBJECTS.get(task_type, SUB_OBJECTS[LOCAL_COMMAND]))
+    """The sub-object of the task's type; those of the others may be null."""
+    task_type = form.choice("taskType", TASK_TYPES, None)
+    if task_type is None:
+        form.refuse("taskType", "required")
+    for other, key in SUB_OBJECTS.items():
+        if form.raw(key) is not None and task_type is not None and other != task_type:
+            form.refuse(key, f"expected only with taskType {other}")
+    if task_type is None:
+        return LocalCommand()
+    inner = form.inner(SUB_OBJECTS[task_type])
     if inner is None:
         return LocalCommand()
     kind = DECODERS[task_type](inner)

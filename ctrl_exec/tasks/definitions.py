@@ -72,9 +72,9 @@ def change_task(
     """
     with store.writing():
         before = find_task(store, identity, task_id)
+        _require_rights(identity, before)
         _require_version(before, versions)
         draft = decode_task(change(before), before)
-        _require_rights(identity, before)
         _require_rights(identity, draft)
         task = replace(draft, updated_ns=store.clock_ns(), version=before.version + 1)
         if task.project_id != before.project_id:
@@ -149,6 +149,16 @@ def find_task(store: Store, identity: Identity, task_id: str, least: str = VIEWE
         raise NotFoundError(f"no task {task_id[:40]}")
     identity.require_role(task.project_id, least, what=f"no task {task_id[:40]}")
     return task
+
+
+def find_named(
+    store: Store, identity: Identity, name: str, project_id: str | None = None
+) -> tuple[Task, ...]:
+    """The tasks of that id or name that one may see."""
+    condition, values = visible_condition(identity)
+    sql = f"SELECT {_COLUMNS} FROM tasks WHERE {condition} AND (task_id = ? OR name = ?)"
+    found = tuple(_of_row(row) for row in store.rows(sql, (*values, name, name)))
+    return tuple(task for task in found if project_id in (None, task.project_id))
 
 
 def load_task(store: Store, task_id: str) -> Task | None:

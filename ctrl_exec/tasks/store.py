@@ -38,7 +38,7 @@ class Store:
         path: str,
         *,
         clock_ns: Callable[[], int] = time.time_ns,
-        on_change: Callable[[], None] | None = None,
+        on_change: Callable[[], object] | None = None,
     ) -> None:
         self.path = path
         self.clock_ns = clock_ns

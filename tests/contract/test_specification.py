@@ -12,7 +12,8 @@ from openapi_spec_validator import validate
 import ctrl_exec
 from ctrl_exec.api.errors import STATUSES, error_response
 from ctrl_exec.api.inquiry import CREDENTIALS
-from ctrl_exec.api.routes import ROUTES
+from ctrl_exec.api.routes import ALL_ROUTES
+from ctrl_exec.api.v1.asking import TaskRoute
 from ctrl_exec.common import errors
 from ctrl_exec.common.answer import ERROR_WORDS
 from ctrl_exec.common.conversation import EvictedError
@@ -41,10 +42,10 @@ def test_the_document_carries_the_release_and_is_the_one_that_is_served() -> Non
 
 def test_document_and_route_table_are_equal() -> None:
     described = {(path, method) for path, method, _ in OPERATIONS}
-    assert described == {(route.pattern, route.method) for route in ROUTES}
+    assert described == {(route.pattern, route.method) for route in ALL_ROUTES}
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
+@pytest.mark.parametrize("route", ALL_ROUTES, ids=lambda route: route.name)
 def test_a_body_has_the_keys_that_the_table_lets_in(route: Any) -> None:
     operation = specification()["paths"][route.pattern][route.method.lower()]
     body = operation.get("requestBody")
@@ -53,7 +54,8 @@ def test_a_body_has_the_keys_that_the_table_lets_in(route: Any) -> None:
         return
     assert body["required"] is route.needs_body
     _, schema = resolve(body["content"]["application/json"]["schema"])
-    assert set(schema["properties"]) == {*route.keys, *CREDENTIALS}
+    credentials = () if isinstance(route, TaskRoute) else CREDENTIALS
+    assert set(schema["properties"]) == {*route.keys, *credentials}
     assert schema["additionalProperties"] is False
 
 
@@ -70,7 +72,7 @@ def test_every_example_matches_its_schema(path: str, method: str, operation: dic
 
 
 def check_examples(where: str, node: dict[str, Any]) -> None:
-    for media, content in node["content"].items():
+    for media, content in node.get("content", {}).items():
         shown = [each["value"] for each in content.get("examples", {}).values()]
         shown += [content["example"]] if "example" in content else []
         for example in shown:
@@ -99,8 +101,18 @@ def test_every_operation_says_all_it_can_answer(path: str, method: str, operatio
     assert general <= set(operation["responses"])
     assert operation["summary"]
     assert operation["description"]
-    for node in operation["responses"].values():
-        assert resolve(node)[1]["content"]
+    for status, node in operation["responses"].items():
+        assert status == "204" or resolve(node)[1]["content"]
+
+
+@pytest.mark.parametrize("route", ALL_ROUTES, ids=lambda route: route.name)
+def test_a_route_of_the_task_layer_has_the_query_that_is_described(route: Any) -> None:
+    operation = specification()["paths"][route.pattern][route.method.lower()]
+    described = {each["name"] for each in operation.get("parameters", []) if each["in"] == "query"}
+    if isinstance(route, TaskRoute):
+        assert described == set(route.query)
+        assert "401" in operation["responses"]
+        assert ("security" in operation) is (route.authorised_by != "public")
 
 
 def test_the_error_words_of_the_document_are_those_of_the_code() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from tests.support.processes import ROOT
 
 _DOCUMENT = "urn:ctrl-exec:openapi"
-_ANY_PATH_STATUSES = (400, 403, 404, 405, 408, 413, 414, 415, 417, 429, 431, 500, 501, 503, 505)
+_ANY_PATH_STATUSES = (400, 401, 403, 404, 405, 408, 413, 414, 415, 417, 429, 431, 500, 501, 503, 505)
 
 
 @cache

@@ -1,0 +1,146 @@
+"""What a handler of the task layer gets, and what handlers share: bodies, pages, entity tags.
+
+Owns the order of checks under `/api/v1`: token → route → body → auth hook → scope → handler. Knows no
+resource.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ctrl_exec.api import access
+from ctrl_exec.api.inquiry import Inquiry
+from ctrl_exec.common.errors import InvalidInputError, PreconditionError
+from ctrl_exec.common.messages import parse_object
+from ctrl_exec.common.routing import Route, json_response
+from ctrl_exec.common.value import value
+from ctrl_exec.services.authority import Caller
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, TypeVar
+
+    from ctrl_exec.common.routing import Request, Response
+    from ctrl_exec.config import Config
+    from ctrl_exec.tasks.identity import Identity
+    from ctrl_exec.tasks.store import Store
+
+    T = TypeVar("T")
+
+PREFIXES = ("/api/v1/", "/oauth/", "/hooks/")
+"""The paths that have their own identity and are not under `api_auth_default`."""
+TOKEN = "token"  # noqa: S105 - a kind of authorisation
+PUBLIC = "public"
+ADMIN = "admin"
+"""The scope of what administrators alone may do."""
+DEFAULT_LIMIT = 50
+MOST_ITEMS = 500
+_ETAG = re.compile(r'(?:W/)?"([0-9]{1,18})"', re.ASCII)
+
+
+@value
+class TaskRoute(Route):
+    """One line of the task layer's table: its scope, the keys of its body, of its query.
+
+    `authorised_by` is `token`, or `public` where the handler itself judges what comes.
+    """
+
+    scope: str = "read"
+    keys: tuple[str, ...] = ()
+    query: tuple[str, ...] = ()
+    needs_body: bool = False
+    authorised_by: str = TOKEN
+    is_optional: bool = False
+
+
+@value
+class Asking(Inquiry):
+    """One request to the task layer on its way to its handler."""
+
+    store: Store
+    identity: Identity
+
+
+def is_task_path(path: str) -> bool:
+    """Whether the path is the task layer's."""
+    return path.startswith(PREFIXES)
+
+
+def bearer_of(request: Request) -> str:
+    """The token of the request; empty without one. Raises: InvalidInputError for another scheme."""
+    username, token = access.header_credentials(request)
+    if username is not None:
+        raise InvalidInputError("Authorization: expected Bearer TOKEN", field="Authorization")
+    return token or ""
+
+
+def caller_of(identity: Identity, request: Request, config: Config) -> Caller:
+    """The caller as the auth hook is asked about: a proven name, and no token."""
+    return Caller(username=identity.username, source_ip=access.source_address(request, config), auth="token")
+
+
+def body_of(request: Request, route: TaskRoute) -> dict[str, Any]:
+    """The JSON object of the body; empty without one. Raises: InvalidInputError."""
+    if not request.body:
+        if route.needs_body:
+            raise InvalidInputError("a JSON body is missing", field="body")
+        return {}
+    if not route.keys:
+        raise InvalidInputError("expected no body", field="body")
+    return parse_object(request.body)
+
+
+def query_of(request: Request, allowed: tuple[str, ...]) -> dict[str, str]:
+    """The query's parameters. Raises: InvalidInputError for an unknown one, or one given twice."""
+    found: dict[str, str] = {}
+    for name, content in request.query:
+        if name not in allowed:
+            raise InvalidInputError(f"unknown parameter {ascii(name)[:80]}", field=name[:80])
+        if name in found:
+            raise InvalidInputError(f"{name}: given twice", field=name)
+        found[name] = content
+    return found
+
+
+PAGE_KEYS = ("limit", "cursor")
+
+
+def page_of(query: dict[str, str]) -> tuple[int, str]:
+    """How many items are asked for, after which cursor. Raises: InvalidInputError."""
+    limit = query.get("limit", str(DEFAULT_LIMIT))
+    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MOST_ITEMS):
+        raise InvalidInputError(f"limit: expected 1 to {MOST_ITEMS}", field="limit")
+    cursor = query.get("cursor", "")
+    if len(cursor) > 100 or not cursor.isprintable():
+        raise InvalidInputError("cursor: expected a nextCursor of this list", field="cursor")
+    return int(limit), cursor
+
+
+def list_response(
+    found: Sequence[T], limit: int, encode: Callable[[T], dict[str, Any]], key: Callable[[T], str]
+) -> Response:
+    """A page of a list; `found` holds one item more than the limit where there are more."""
+    items = found[:limit]
+    more = key(items[-1]) if len(found) > limit else None
+    return json_response(200, {"items": [encode(each) for each in items], "nextCursor": more})
+
+
+def etag(version: int) -> tuple[str, str]:
+    """The header field that names a version."""
+    return ("ETag", f'"{version}"')
+
+
+def wanted_versions(request: Request) -> tuple[int, ...] | None:
+    """The versions of `If-Match`; None where any will do.
+
+    Raises: PreconditionError for tags that none of ours is.
+    """
+    given = request.header("if-match")
+    if given is None or given.strip() == "*":
+        return None
+    found = [_ETAG.fullmatch(each.strip()) for each in given.split(",")]
+    versions = tuple(int(each[1]) for each in found if each is not None and not each[0].startswith("W/"))
+    if not versions:
+        raise PreconditionError("If-Match names no version of this")
+    return versions

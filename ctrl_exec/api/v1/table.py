@@ -1,0 +1,52 @@
+"""The route table of the task layer: literal and complete.
+
+Owns which path and method there is, the scope a token needs, the keys its body and query may have.
+"""
+
+from __future__ import annotations
+
+from ctrl_exec.api.v1 import projects, tasks, users
+from ctrl_exec.api.v1.asking import TaskRoute
+
+_PROJECTS = "/api/v1/projects"
+_PROJECT = "/api/v1/projects/{projectId}"
+_TASKS = "/api/v1/tasks"
+_TASK = "/api/v1/tasks/{taskId}"
+_USERS = "/api/v1/users"
+_USER = "/api/v1/users/{userId}"
+_TOKENS = "/api/v1/personal-access-tokens"
+_WHOLE_TASK = (*tasks.OWN_KEYS, *tasks.TASK_KEYS)
+_WHOLE_PROJECT = (*projects.OWN_KEYS, *projects.PROJECT_KEYS)
+
+TASK_ROUTES = (
+    TaskRoute("POST", _TASKS, "task-create", tasks.create, "write", tasks.TASK_KEYS, needs_body=True),
+    TaskRoute("GET", _TASKS, "tasks", tasks.index, query=tasks.LIST_KEYS),
+    TaskRoute("GET", _TASK, "task", tasks.show),
+    TaskRoute("PUT", _TASK, "task-replace", tasks.replace, "write", _WHOLE_TASK, needs_body=True),
+    TaskRoute("PATCH", _TASK, "task-amend", tasks.amend, "write", _WHOLE_TASK, needs_body=True),
+    TaskRoute("DELETE", _TASK, "task-remove", tasks.remove, "write"),
+    TaskRoute(
+        "POST", _PROJECTS, "project-create", projects.create, "admin", projects.PROJECT_KEYS, needs_body=True
+    ),
+    TaskRoute("GET", _PROJECTS, "projects", projects.index, query=projects.LIST_KEYS),
+    TaskRoute("GET", _PROJECT, "project", projects.show),
+    TaskRoute("PUT", _PROJECT, "project-replace", projects.replace, "write", _WHOLE_PROJECT, needs_body=True),
+    TaskRoute("PATCH", _PROJECT, "project-amend", projects.amend, "write", _WHOLE_PROJECT, needs_body=True),
+    TaskRoute("DELETE", _PROJECT, "project-remove", projects.remove, "admin"),
+    TaskRoute("GET", f"{_PROJECT}/roles", "roles", projects.show_roles),
+    TaskRoute(
+        "PUT", f"{_PROJECT}/roles", "roles-replace", projects.set_roles, "admin", projects.ROLES_KEYS,
+        needs_body=True,
+    ),
+    TaskRoute("GET", "/api/v1/profile", "profile", users.profile),
+    TaskRoute("POST", _USERS, "user-create", users.create, "admin", users.USER_KEYS, needs_body=True),
+    TaskRoute("GET", _USERS, "users", users.index, "admin", query=users.LIST_KEYS),
+    TaskRoute("GET", _USER, "user", users.show, "admin"),
+    TaskRoute("PATCH", _USER, "user-amend", users.amend, "admin", users.USER_KEYS, needs_body=True),
+    TaskRoute("DELETE", _USER, "user-remove", users.remove, "admin"),
+    TaskRoute(
+        "POST", _TOKENS, "token-create", users.create_token, "write", users.TOKEN_KEYS, needs_body=True
+    ),
+    TaskRoute("GET", _TOKENS, "tokens", users.index_tokens, query=users.TOKEN_LIST_KEYS),
+    TaskRoute("DELETE", f"{_TOKENS}/{{personalAccessTokenId}}", "token-revoke", users.revoke_token, "write"),
+)  # fmt: skip
