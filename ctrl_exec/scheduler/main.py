@@ -29,7 +29,9 @@ from ctrl_exec.common.process import (
 from ctrl_exec.common.service_notify import ServiceNotify
 from ctrl_exec.config import load_config
 from ctrl_exec.dispatcher import open_dispatcher
+from ctrl_exec.scheduler.task_clock import TaskClock
 from ctrl_exec.scheduler.timetable import Duty, Timetable, cron, every
+from ctrl_exec.tasks.opening import open_store, wake_directory
 from ctrl_exec.tasks.zones import local_zone
 
 TYPE_CHECKING = False
@@ -49,6 +51,7 @@ INDEX_PERIOD_S = 60.0
 SWEEP_CRON = "43 3 * * *"  # nightly, away from the full hour at which everybody's cron runs
 LONGEST_SLEEP_S = 60.0  # bounds what a clock that jumps can do to us
 LONGEST_WORK_S = 1800.0
+PUBLISH_PERIOD_S = 5.0  # a write that lasts, each time: too much for every start
 FAREWELL_S = 5.0
 _METRICS_MODE = 0o640
 
@@ -103,16 +106,18 @@ class Scheduler:
         self._figures: dict[str, dict[str, float]] = {}
         self._is_stopping = False
         self._wants_reload = False
-        self._take(config)
+        self._published: dict[str, dict[str, float]] = {}
+        self._publish_at = 0.0
+        self._config = config
+        self._log, self._table, self._tasks = self._open(config)
 
-    def _take(self, config: Config) -> None:
-        """Put the parts together. Raises: ConfigError."""
+    def _open(self, config: Config) -> tuple[Log, Timetable, TaskClock]:
+        """Put the parts together. Raises: ConfigError, StorageError."""
         log = Log(PROGRAM, config.log_target, config.log_format)
         dispatcher = open_dispatcher(config, log, environment=self._environment)
-        table = Timetable(
-            duties(dispatcher, local_zone(self._environment)), time.time(), at_once=("recovery",)
-        )
-        self._config, self._log, self._table = config, log, table
+        zone = local_zone(self._environment)
+        table = Timetable(duties(dispatcher, zone), time.time(), at_once=("recovery",))
+        return log, table, TaskClock(open_store(config), wake_directory(config), zone, log)
 
     def run(self) -> int:
         """Serve until told to stop; gives the exit code."""
@@ -126,11 +131,15 @@ class Scheduler:
             if self._wants_reload:
                 self._reload()
             self._start_due()
+            self._tasks.look(time.time())
             self._publish()
             self._sleep(reading)
             self._reap()
         self._notify.stopping()
         self._stop_children()
+        self._tasks.close()
+        self._publish_at = 0.0
+        self._publish()
         self._log.info("scheduler-stop")
         return 0
 
@@ -145,7 +154,10 @@ class Scheduler:
         self._wants_reload = False
         self._notify.reloading()
         try:
-            self._take(load_config(self._path or None))
+            config = load_config(self._path or None)
+            log, table, tasks = self._open(config)
+            self._tasks.close()
+            self._config, self._log, self._table, self._tasks = config, log, table, tasks
             self._log.info("reload", result="ok")
         except CtrlExecError as error:
             self._log.error("reload", result="kept the old configuration", error=str(error))
@@ -176,13 +188,17 @@ class Scheduler:
 
     def _sleep(self, reading: int) -> None:
         """Wait for the next moment, a signal, or the end of a child."""
+        now = time.time()
         due = self._table.next_due()
-        wait_s = LONGEST_SLEEP_S if due is None else min(LONGEST_SLEEP_S, max(0.0, due - time.time()))
+        wait_s = LONGEST_SLEEP_S if due is None else min(LONGEST_SLEEP_S, max(0.0, due - now))
+        wait_s = min(wait_s, self._tasks.rest_s(now))
+        if self._figures != self._published:
+            wait_s = min(wait_s, max(0.0, self._publish_at - monotonic()))
         if self._notify.watchdog_s is not None:
             self._notify.watchdog()
             wait_s = min(wait_s, self._notify.watchdog_s)
         poller = select.poll()
-        for fd in (reading, *(pidfd for _, pidfd, _ in self._children.values())):
+        for fd in (reading, self._tasks.fileno(), *(pidfd for _, pidfd, _ in self._children.values())):
             poller.register(fd, select.POLLIN)
         poller.poll(int(wait_s * 1000) + 1)
         with suppress(BlockingIOError):
@@ -215,7 +231,14 @@ class Scheduler:
             os.close(pidfd)
 
     def _publish(self) -> None:
-        """Write our figures for `/metrics`; nothing depends on them."""
+        """Write our figures for `/metrics`, now and then; nothing depends on them."""
+        if len(self._tasks):
+            figures = {"timers": len(self._tasks), "rounds": self._tasks.started}
+            self._figures["tasks"] = figures | {"lag_s": round(self._tasks.lag_s, 3)}
+        if monotonic() < self._publish_at:
+            return
+        self._publish_at = monotonic() + PUBLISH_PERIOD_S
+        self._published = {name: dict(figures) for name, figures in self._figures.items()}
         with suppress(StorageError):
             files.make_dirs(self._config.metrics_dir, 0o750)
             path = os.path.join(self._config.metrics_dir, PROGRAM + ".json")

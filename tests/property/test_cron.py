@@ -221,14 +221,14 @@ def test_each_second_around_changes_of_the_clocks(data: st.DataObject) -> None:
 
 
 @pytest.mark.long
-@settings(QUIET, max_examples=4000)
+@settings(QUIET, max_examples=1200)
 @given(st.data())
 def test_each_minute_of_days_around_changes_of_the_clocks(data: st.DataObject) -> None:
     check(data, step_s=60, reach_s=60 * 3600)
 
 
 @pytest.mark.long
-@settings(QUIET, max_examples=1000)
+@settings(QUIET, max_examples=250)
 @given(st.data())
 def test_each_second_of_hours_around_changes_of_the_clocks(data: st.DataObject) -> None:
     check(data, step_s=1, reach_s=5 * 3600)
@@ -257,7 +257,7 @@ def test_each_day_of_years(fields: tuple[str, str, str, Callable[[date], bool]],
 
 
 @pytest.mark.long
-@settings(QUIET, max_examples=2500)
+@settings(QUIET, max_examples=600)
 @given(day_fields(), st.dates(date(1950, 1, 1), date(2199, 1, 1)))
 def test_each_day_of_decades(fields: tuple[str, str, str, Callable[[date], bool]], start: date) -> None:
     check_days(fields, start, 20 * 366)

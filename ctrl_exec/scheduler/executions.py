@@ -1,0 +1,103 @@
+"""Executions in processes of their own: the scheduler's hand that starts carriers and cleans up after them.
+
+Owns the processes. What starts next, and what a dead carrier leaves, is decided in `tasks.starting`;
+what a carrier does is its own.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ctrl_exec.common.errors import CtrlExecError, ProgramError
+from ctrl_exec.common.process import detach
+from ctrl_exec.common.suppression import suppress
+from ctrl_exec.tasks import starting
+from ctrl_exec.tasks.carriage import ExecutionFiles, give_back, started_at
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ctrl_exec.dispatcher import Dispatcher
+    from ctrl_exec.tasks.execution_carrier import CarrierParts
+    from ctrl_exec.tasks.store import Store
+
+
+class Executions:
+    """Starts what waits, and ends what nobody carries."""
+
+    def __init__(self, dispatcher: Dispatcher, store: Store, environment: Mapping[str, str]) -> None:
+        self._dispatcher = dispatcher
+        self._store = store
+        self._environment = environment
+        self._files = ExecutionFiles(dispatcher.config.executions_dir)
+
+    def start_waiting(self) -> int:
+        """Start a carrier for each execution that may start now; gives how many. Raises: StorageError."""
+        count = 0
+        most = self._dispatcher.config.tasks_max_running
+        while True:
+            claimer = f"{os.getpid()}-{started_at(os.getpid())}-{os.urandom(8).hex()}"
+            execution_id = starting.claim_next(self._store, claimer, max_running=most)
+            if execution_id is None:
+                return count
+            self._start(execution_id, claimer)
+            count += 1
+
+    def _start(self, execution_id: str, claimer: str) -> None:
+        log = self._dispatcher.log
+        log.close()  # in the carrier it would be a number without its socket: the next line opens another
+        self._store.close()
+        try:
+            detach(
+                lambda: self._carry(execution_id, claimer),
+                close=_open_fds() - {0, 1, 2},
+                keep_stderr=self._dispatcher.config.log_target == "stderr",
+            )
+        except (ProgramError, OSError) as error:
+            give_back(self._store, execution_id, claimer)
+            log.error("task-start", execution=execution_id, error=str(error))
+            raise
+
+    def _carry(self, execution_id: str, claimer: str) -> int:
+        from ctrl_exec.tasks.execution_carrier import carry
+
+        try:
+            carry(self._parts(), execution_id, claimer)
+        except CtrlExecError as error:  # recovery finds what is left of it
+            self._dispatcher.log.error("task-end", execution=execution_id, error=str(error))
+            return 1
+        return 0
+
+    def _parts(self) -> CarrierParts:
+        from ctrl_exec.tasks.execution_carrier import CarrierParts
+
+        config = self._dispatcher.config
+        return CarrierParts(
+            dispatcher=self._dispatcher,
+            store=self._store,
+            files=self._files,
+            environment=self._environment,
+            secrets=lambda _store, _execution: ({}, {}),
+            max_log_bytes=config.tasks_max_log,
+            default_timeout_s=config.tasks_timeout or None,
+        )
+
+    def next_moment_s(self) -> float | None:
+        """When an execution that waits for its time may start; None if none does."""
+        at_ns = starting.next_moment_ns(self._store)
+        return None if at_ns is None else at_ns / 1e9
+
+    def recover(self) -> int:
+        """Deal with what dead carriers left; gives how many executions that were. Raises: StorageError."""
+        found = starting.recover(self._store, self._files, end_group=starting.end_group_here)
+        for word, several in (("lost", found.lost), ("given back", found.given_back)):
+            for execution_id in several:
+                self._dispatcher.log.warning("task-recovery", execution=execution_id, result=word)
+        return len(found.lost) + len(found.given_back)
+
+
+def _open_fds() -> set[int]:
+    with suppress(OSError):
+        return {int(name) for name in os.listdir("/proc/self/fd")}
+    return set()
