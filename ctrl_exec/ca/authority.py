@@ -35,6 +35,7 @@ PEM_LIMIT_BYTES = 64 * 1024
 # clocks of two hosts differ; a certificate that is "not yet valid" at its first use helps nobody
 BACKDATE = timedelta(minutes=5)
 # RFC 5280 appendix A.1, ub-common-name: a longer name stands in the alternative names only
+_ANY_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, for which pyOpenSSL has no name
 _COMMON_NAME_LIMIT = 64
 # the first with aware dates and comparable keys; Debian 12's own package is 38
 _LEAST_CRYPTOGRAPHY = 42
@@ -230,14 +231,21 @@ class CertificateAuthority:
         return self._issue(spki, host_names[0], names, [ExtendedKeyUsageOID.SERVER_AUTH], (now, days))
 
     def check_issued(self, der: bytes) -> None:
-        """Check that this CA signed the certificate. Raises: CertificateError if it did not."""
-        from cryptography import x509
-        from cryptography.exceptions import InvalidSignature
+        """Check that the certificate chains to this CA as a TLS peer will find, whatever its dates.
 
+        Raises: CertificateError if it does not.
+        """
+        from cryptography import x509
+        from OpenSSL import crypto
+
+        store = crypto.X509Store()
+        store.set_flags(_ANY_TIME)
         try:
-            x509.load_der_x509_certificate(der).verify_directly_issued_by(self._certificate)
-        except (ValueError, TypeError, InvalidSignature) as error:
-            raise CertificateError("the certificate was not issued by this CA") from error
+            store.add_cert(crypto.X509.from_cryptography(self._certificate))
+            shown = crypto.X509.from_cryptography(x509.load_der_x509_certificate(der))
+            crypto.X509StoreContext(store, shown).verify_certificate()
+        except (ValueError, TypeError, crypto.Error, crypto.X509StoreContextError) as error:
+            raise CertificateError(f"the certificate was not issued by this CA ({error})") from error
 
     def _issue(
         self,

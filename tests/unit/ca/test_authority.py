@@ -290,6 +290,7 @@ def test_certificates_of_another_ca_are_told_apart(authority: CertificateAuthori
     (tmp_path / "b.crt").write_bytes(certificate)
     other = load_authority(str(tmp_path / "b.key"), str(tmp_path / "b.crt"))
     authority.check_issued(authority.issue_agent(spki(), "a", days=1, now=NOW).der)
+    authority.check_issued(authority.issue_agent(spki(), "a", days=1, now=NOW - dt.timedelta(days=90)).der)
     with pytest.raises(CertificateError, match="not issued by this CA"):
         authority.check_issued(other.issue_agent(spki(), "a", days=1, now=NOW).der)
 
