@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     from ctrl_exec.common.routing import Request, Response
     from ctrl_exec.config import Config
+    from ctrl_exec.services.transport import Interrupt
     from ctrl_exec.tasks.identity import Identity
+    from ctrl_exec.tasks.sealing import Sealer
     from ctrl_exec.tasks.store import Store
 
     T = TypeVar("T")
@@ -60,6 +62,27 @@ class Asking(Inquiry):
 
     store: Store
     identity: Identity
+
+    @property
+    def sealer(self) -> Sealer:
+        """What seals and opens secrets."""
+        from ctrl_exec.tasks.sealing import Sealer
+
+        return Sealer(self.dispatcher.config.secrets_key_path)
+
+    def seal(self, contents: dict[str, Any]) -> bytes:
+        """SECRET parameters as an execution holds them. Raises: ServiceError; StorageError."""
+        from ctrl_exec.tasks.sealing import seal_parameters
+
+        return seal_parameters(self.sealer, contents)
+
+    @property
+    def interrupt(self) -> Interrupt:
+        """Fires when the client has gone, or the server stops."""
+        from ctrl_exec.services.transport import Interrupt
+
+        watched = self.child.watch(self.request.connection)
+        return Interrupt((watched.fileno(),), lambda: bool(watched.poll(0)))
 
 
 def is_task_path(path: str) -> bool:
