@@ -119,6 +119,7 @@ class ScriptRun:
         """Start the script; where that can't be done, it is over at once and the outcome says why."""
         try:
             self._pipes.open()
+            reap_others(None)
             earlier = children_of(os.getpid()) if has_children() else frozenset()
             _set_subreaper(1)
             pid = self._spawn()
@@ -227,6 +228,7 @@ class _Watch:
         self._reap_at = now + _REAP_EVERY_S
         self._ended: tuple[int, int] | None = None
         self._ending: Ending | None = None
+        self._is_ending_all = False
         self._look_at = 0.0
         self._is_all_gone = False
         self.timed_out = False
@@ -288,11 +290,13 @@ class _Watch:
     def _note_end(self) -> None:
         """The main process ended: what it left of its group ends with it."""
         self._ended = process.wait_status(self.pid)
-        if self._ending is None:
-            if self._group_lives():
-                self._end(self._find_group)
-            else:
-                self._is_all_gone = True
+        if self._ending is not None:
+            self._look_at = 0.0  # what was seen before says nothing of orphans that came to us only now
+            self._is_all_gone = False
+        elif self._group_lives():
+            self._end(self._find_group)
+        else:
+            self._is_all_gone = True
 
     def _group_lives(self) -> bool:
         # the usual answer is one system call; /proc is read only to tell zombies from the living
@@ -314,12 +318,16 @@ class _Watch:
         self._ending = Ending(find, self._job.term_grace_s)
         self._look_at = monotonic() + self._ending.wait_s()
 
+    def _end_all(self) -> None:
+        self._is_ending_all = True
+        self._end(self._find_all)
+
     def cancel(self) -> None:
         """End everything; it counts as cancelled unless its main process had ended."""
         if self.timed_out or self._is_cancelled:
             return
         self._is_cancelled = self._ended is None
-        self._end(self._find_all)
+        self._end_all()
 
     def _keep_deadlines(self, now: float) -> None:
         if 0 in self._pipes.ours and now >= self._stdin_ends_at:
@@ -327,7 +335,7 @@ class _Watch:
         is_running = self._ended is None and self._ending is None
         if is_running and self._expires_at is not None and now >= self._expires_at:
             self.timed_out = True
-            self._end(self._find_all)
+            self._end_all()
         if now >= self._reap_at:
             reap_others(self.pid)
             self._reap_at = now + _REAP_EVERY_S
@@ -335,7 +343,15 @@ class _Watch:
             self._look(self._ending)
 
     def _look(self, ending: Ending) -> None:
-        self._is_all_gone = ending.is_over() and not ending.has_given_up
-        self.has_given_up = ending.has_given_up
-        self._look_at = monotonic() + ending.wait_s()
+        is_over = ending.is_over()
         reap_others(self.pid)
+        self.has_given_up = ending.has_given_up
+        self._is_all_gone = is_over and not ending.has_given_up and not self._may_have_missed_some()
+        self._look_at = monotonic() + ending.wait_s()
+
+    def _may_have_missed_some(self) -> bool:
+        """Whether one may live that no look found, because it forks and ends faster than /proc is read.
+
+        It would be our child, or a child's; who left the group before the script's own end is not meant.
+        """
+        return self._is_ending_all and not self._earlier and self._ended is not None and has_children()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ import pytest
 
 from ctrl_exec.common.errors import InvalidNameError, StorageError
 from ctrl_exec.common.process import fork_child, wait_status
+from ctrl_exec_agent.cancelling import cancel_run
 from ctrl_exec_agent.spool import Spool, is_alive, unlock
 
 REQID = "00112233aabbccdd"
@@ -118,3 +120,67 @@ def test_a_lock_is_held_once_and_by_every_copy_of_its_descriptor(spool: Spool):
     os.close(kept)
     with pytest.raises(InvalidNameError):
         spool.lock("../hello")
+
+
+def test_output_that_is_not_in_the_record_is_read_from_beside_it(spool: Spool):
+    begun = spool.begin("main", REQID, "hello", "base64")
+    paths = [Path(each) for each in spool.output_paths("main", REQID)]
+    paths[0].write_bytes(b"abc")
+    running = spool.find("main", REQID, time.time())
+    assert running is not None
+    assert (running.status, running.can_cancel, is_alive(running.carrier)) == ("running", True, True)
+    assert (running.outputs.stdout.read(0, 9), running.outputs.stderr.size()) == (b"abc", 0)
+    spool.finish(begun, {"exit": 0, "stderr": "AAH/"}, ["stdout"])
+    done = spool.find("main", REQID, time.time())
+    assert done is not None
+    assert (done.outputs.stdout.read(0, 9), done.outputs.stderr.read(0, 9)) == (b"abc", b"\0\1\xff")
+    assert set(done.about()) == set(done.record) - {"stderr"}
+    for found in (running, done):
+        found.outputs.close()
+
+
+def test_a_carrier_of_an_older_version_is_not_signalled(spool: Spool):
+    spool.begin("main", REQID, "hello")
+    path = Path(spool.directory) / "main" / f"{REQID}.json"
+    document = json.loads(path.read_text())
+    del document["heeds_cancel"]
+    path.write_text(json.dumps(document))
+    found = spool.find("main", REQID, time.time())
+    assert found is not None
+    assert (found.status, found.can_cancel) == ("running", False)
+    assert cancel_run(spool, "main", REQID) is False
+    assert not spool.is_cancel_asked("main", REQID)
+
+
+def test_what_is_beside_a_record_goes_with_it_and_not_before(spool: Spool):
+    begun = spool.begin("main", REQID, "hello")
+    folder = Path(spool.directory) / "main"
+    for path in spool.output_paths("main", REQID):
+        Path(path).write_bytes(b"x")
+    spool.note_script("main", REQID, os.getpid())
+    spool.ask_cancel("main", REQID)
+    assert is_alive(spool.script_of("main", REQID))
+    assert spool.is_cancel_asked("main", REQID)
+    (folder / "ffffffffffffffff.stdout").write_bytes(b"nobody's")
+    day_ago = time.time() - 86_500
+    for path in folder.iterdir():
+        if path.name != f"{REQID}.json":
+            os.utime(path, (day_ago, day_ago))
+    spool.finish(begun, {"exit": 0}, ["stdout", "stderr"])
+    assert spool.purge(time.time()) == 1
+    assert len(list(folder.iterdir())) == 5
+    os.utime(folder / f"{REQID}.json", (day_ago, day_ago))
+    assert spool.purge(time.time()) == 1
+    assert list(folder.iterdir()) == []
+
+
+def test_a_request_id_that_is_used_for_another_script_begins_with_nothing(spool: Spool):
+    begun = spool.begin("main", REQID, "hello")
+    Path(spool.output_paths("main", REQID)[0]).write_bytes(b"old")
+    spool.ask_cancel("main", REQID)
+    spool.finish(begun, {"exit": 0}, ["stdout"])
+    spool.begin("main", REQID, "other")
+    found = spool.find("main", REQID, time.time())
+    assert found is not None
+    assert found.outputs.stdout.size() == 0
+    assert not spool.is_cancel_asked("main", REQID)
