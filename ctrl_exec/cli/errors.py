@@ -14,6 +14,7 @@ USAGE = 2
 DENIED = 3
 LOCKED = 4
 NOBODY = 5
+TIMED_OUT = 124
 INTERRUPTED = 130
 
 # class: (exit code, the word of the JSON document, what to do next)
@@ -45,6 +46,7 @@ TABLE: dict[type[errors.CtrlExecError], tuple[int, str, str]] = {
     errors.ThrottledError: (FAILED, "too many requests", "wait a minute and try again"),
     errors.BusyError: (FAILED, "service unavailable", "try again in a moment"),
     errors.ConflictError: (FAILED, "conflict", ""),
+    errors.SpentKeyError: (FAILED, "conflict", ""),
     errors.LockedError: (
         LOCKED,
         "locked",

@@ -35,7 +35,7 @@ def execute_ping(context: Context, arguments: Arguments) -> int:
     with (
         with_suggestions(context),
         Release(errors.INTERRUPTED, "") as release,
-        Progress(context.output, len(hosts)) as progress,
+        Progress(context.output, hosts) as progress,
     ):
         results = way.ping(patterns, release, progress.count)
     context.output.answer({"ok": True, "results": results}, lambda: show_pings(context, results))

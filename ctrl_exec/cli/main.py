@@ -25,6 +25,10 @@ MODULES = {
     "ping": "fleet",
     "discovery": "fleet",
     "status": "running",
+    "output": "live",
+    "wait": "live",
+    "cancel": "live",
+    "runs": "listing",
     "list-agents": "registry",
     "edit-agent": "registry",
     "unpair": "registry",
@@ -49,7 +53,7 @@ MODULES = {
 }
 
 # Commands of the product that this version does not have; said plainly instead of "unknown".
-LATER = ("wait", "cancel", "runs", "output", "rotate-cert", "serial-status", "maintain")
+LATER = ("rotate-cert", "serial-status", "maintain")
 
 
 def main() -> NoReturn:

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
     from ctrl_exec.cli.arguments import Arguments
     from ctrl_exec.cli.context import Context
+    from ctrl_exec.cli.progress import Release
     from ctrl_exec.cli.results import ResultPrinter
-    from ctrl_exec.cli.way import Wish
+    from ctrl_exec.cli.way import Way, Wish
     from ctrl_exec.common.messages import HostResult
 
 MAX_LOCK_WAIT_S = 3600
-FAREWELL = "ctrl-exec: leaving; the scripts go on, this version cannot cancel them"
+FAREWELL = "ctrl-exec: leaving; the scripts go on"
 
 
 def target_patterns(hosts: Sequence[str], arguments: Arguments) -> tuple[str, ...]:
@@ -48,32 +49,105 @@ def target_patterns(hosts: Sequence[str], arguments: Arguments) -> tuple[str, ..
 
 def execute_run(context: Context, arguments: Arguments) -> int:
     """Run a script on hosts and show what each of them answered."""
-    from ctrl_exec.cli.progress import Progress, Release
-    from ctrl_exec.cli.results import ResultPrinter, prints_gathered
-    from ctrl_exec.cli.targets import expected_hosts, with_suggestions
+    from ctrl_exec.cli.targets import with_suggestions
 
     wish = run_wish(arguments)
-    way = context.way(arguments)
     with with_suggestions(context, () if arguments.rest else arguments.words):
-        hosts = () if context.output.is_json else expected_hosts(context, wish.hosts, way)
-        printer = ResultPrinter(context.output, hosts, is_gathering=prints_gathered(arguments, len(hosts)))
-        with (
-            Progress(context.output, len(hosts)) as progress,
-            Release(errors.INTERRUPTED, FAREWELL) as release,
-        ):
+        if arguments.flag("follow"):
+            return run_followed(context, arguments, wish)
+        return run_to_the_end(context, arguments, wish)
+
+
+def run_followed(context: Context, arguments: Arguments, wish: Wish) -> int:
+    """Start it and show its output as it comes; it goes on whatever becomes of us."""
+    from ctrl_exec.cli.live import watch
+    from ctrl_exec.cli.progress import Release
+    from ctrl_exec.common.value import replace
+
+    try:
+        with Release(errors.INTERRUPTED, FAREWELL) as release:
+            document = context.way(arguments).run(replace(wish, is_async=True), release)
+    except KeyboardInterrupt:
+        return say_unknown(context)
+    reqid = str(document["reqid"])
+    context.output.message(f"run {reqid}")
+    return watch(context, arguments, reqid, cancels=True)
+
+
+def run_to_the_end(context: Context, arguments: Arguments, wish: Wish) -> int:
+    """Run it and show the results, in this process as they come."""
+    from ctrl_exec.cli.progress import Progress, Release
+    from ctrl_exec.cli.results import ResultPrinter, prints_gathered
+    from ctrl_exec.cli.targets import expected_hosts
+
+    way = context.way(arguments)
+    hosts = () if context.output.is_json else expected_hosts(context, wish.hosts, way)
+    if way.is_daemon and context.output.is_live and len(hosts) != 1 and not wish.is_async:
+        return run_watched(context, arguments, wish)
+    printer = ResultPrinter(context.output, hosts, is_gathering=prints_gathered(arguments, len(hosts)))
+    with Release(errors.INTERRUPTED, FAREWELL, presses=2) as release:
+        with Progress(context.output, hosts) as progress:
 
             def on_result(result: HostResult) -> None:
                 progress.erase()
                 printer.add(result)
-                progress.count(result.state)
+                progress.count(result.state, result.host)
+                progress.draw()
 
             try:
                 document = way.run(wish, release, on_result)
             except KeyboardInterrupt:
-                return say_let_go(context, "")
-    if wish.is_async:
-        return show_accepted(context, document)
-    return show_run(context, arguments, document, printer, is_let_go=release.is_pressed)
+                return say_unknown(context)
+        if wish.is_async:
+            return show_accepted(context, document)
+        if way.is_daemon and not release.is_pressed:
+            document = awaited(way, document, release)
+        return show_run(context, arguments, document, printer, release)
+
+
+def awaited(way: Way, document: dict[str, Any], release: Release) -> dict[str, Any]:
+    """Give the answer of a run that the daemon let go of for reasons of its own, as it is in the end.
+
+    It stops, or has no room for another long request; a run in this process would have gone on.
+    """
+    from ctrl_exec.cli.following import ONLY_THE_END
+
+    open_states = ("pending", "accepted", "running")
+    if all(each["state"] not in open_states or each.get("error") for each in document["results"]):
+        return document
+    for _ in way.events(str(document["reqid"]), release, ONLY_THE_END):
+        pass
+    return document | {"results": way.status(str(document["reqid"]))["results"]}
+
+
+def run_watched(context: Context, arguments: Arguments, wish: Wish) -> int:
+    """Have the daemon run it on many hosts for a person at a terminal: the states live, then the results.
+
+    The daemon's answer to a plain run would come when the last host has ended. As there, a host that is
+    silent for longer than the read timeout is not waited for.
+    """
+    from ctrl_exec.cli.progress import Progress, Release
+    from ctrl_exec.cli.results import ResultPrinter
+    from ctrl_exec.cli.watching import Silence, show_event
+    from ctrl_exec.common.value import replace
+
+    way = context.way(arguments)
+    patience_s = wish.read_timeout_s or context.settings.read_timeout
+    with Release(errors.INTERRUPTED, FAREWELL, presses=2) as release:
+        try:
+            reqid = str(way.run(replace(wish, is_async=True), release)["reqid"])
+        except KeyboardInterrupt:
+            return say_unknown(context)
+        silence = Silence(patience_s, release.expire)
+        with Progress(context.output, (), on_tick=silence.check) as progress:
+            for event in way.events(reqid, release):
+                silence.note(event)
+                show_event(progress, event)
+        document = way.status(reqid)
+        shown = {"ok": True, "reqid": reqid, "results": silence.explained(document["results"])}
+        return show_run(
+            context, arguments, shown, ResultPrinter(context.output, (), is_gathering=False), release
+        )
 
 
 def show_run(
@@ -81,14 +155,12 @@ def show_run(
     arguments: Arguments,
     document: Mapping[str, Any],
     printer: ResultPrinter,
-    *,
-    is_let_go: bool,
+    release: Release,
 ) -> int:
     """Show what became of a run on its hosts; give the exit code."""
     from ctrl_exec.cli.results import exit_code, prints_gathered, show_results
     from ctrl_exec.common.messages import HostResult
 
-    reqid = str(document["reqid"])
     results = [HostResult.from_json(each) for each in document["results"]]
     is_gathering = prints_gathered(arguments, len(results))
 
@@ -101,20 +173,19 @@ def show_run(
     context.output.answer(document, show)
     if all(result.is_final for result in results):
         return exit_code(results)
-    if is_let_go:
-        return say_let_go(context, reqid)
-    context.output.message(f"not finished everywhere: ctrl-exec status {reqid}")
+    if release.is_pressed and not release.has_expired:
+        from ctrl_exec.cli.live import let_go
+
+        return let_go(context, arguments, str(document["reqid"]), release, cancels=True, has_answered=True)
+    context.output.message(f"not finished everywhere: ctrl-exec status {document['reqid']}")
     return exit_code(results)
 
 
-def say_let_go(context: Context, reqid: str) -> int:
-    """Tell how to come back to a run that goes on without us."""
-    if reqid:
-        context.output.message(f"let go of the run, it goes on: ctrl-exec status {reqid}")
-    else:
-        detail = "let go of it before the daemon had answered; what was begun goes on"
-        context.output.answer({"ok": False, "error": "interrupted", "detail": detail}, lambda: None)
-        context.output.message(detail)
+def say_unknown(context: Context) -> int:
+    """Tell that we left before the daemon had said what it began."""
+    detail = "left before the daemon had answered; what was begun goes on: ctrl-exec runs shows it"
+    context.output.answer({"ok": False, "error": "interrupted", "detail": detail}, lambda: None)
+    context.output.message(detail)
     return errors.INTERRUPTED
 
 
@@ -127,6 +198,8 @@ def run_wish(arguments: Arguments) -> Wish:
     from ctrl_exec.cli.way import Wish
     from ctrl_exec.common.errors import UsageError
 
+    if arguments.flag("follow") and (arguments.flag("async") or arguments.text("encoding") == "base64"):
+        raise UsageError("--follow shows text as it comes: it goes neither with --async nor with base64")
     *hosts, script = arguments.words
     patterns = target_patterns(hosts, arguments)
     if not patterns:
@@ -230,6 +303,7 @@ COMMANDS = {
             ),
             Option(("--lock-wait",), "wait this long for other runs of the script on these hosts", "SECONDS"),
             Option(("--async",), "start it, print the request id and leave"),
+            Option(("-f", "--follow"), "show output as it comes, each line behind its host's name"),
             Option(("--encoding",), "how output comes with --json", "ENCODING", choices=("utf-8", "base64")),
             Option(("--gather",), "show output that is alike once (the default above 10 hosts)"),
             Option(("--no-gather",), "show every host's output"),
@@ -238,7 +312,8 @@ COMMANDS = {
         description=(
             "The last word before `--` is the script; the words after `--` are its arguments. Each host's "
             "result stands under a header; results of many hosts that are alike are gathered under one.\n"
-            "Ctrl-C lets go of the run, which goes on; the message says how to come back to it."
+            "Ctrl-C lets go of the run, which goes on; the message says how to come back to it. The next one "
+            "cancels it."
         ),
         examples=(
             "ctrl-exec run web-01 web-02 deploy -- --version 1.4",

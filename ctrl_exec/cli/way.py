@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 
 from ctrl_exec.cli.daemon import GRACE_S, Daemon, Question, UnsentError
+from ctrl_exec.cli.following import BEGINNING, Following
 from ctrl_exec.common import errors
 from ctrl_exec.common.value import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any, TypeVar
 
     from ctrl_exec.cli.arguments import Arguments
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from ctrl_exec.operations.run import RunRequest
 
     T = TypeVar("T")
-
-# what the API takes of one body; more is carried here where that may be
-BODY_LIMIT_BYTES = 1 << 20
 
 
 @value
@@ -111,7 +109,8 @@ class Way:
     def _require_here(self) -> None:
         """Become the service user. Raises: ServiceError if the daemon was the only way."""
         config = self._context.config
-        if self._why_here and not os.access(config.key_path, os.R_OK) and os.path.exists(config.api_socket):
+        may_not = not os.access(config.key_path, os.R_OK) and os.path.exists(config.api_socket)
+        if self._why_here and may_not:
             raise errors.ServiceError(
                 f"{self._why_here}; is ctrl-exec-api running? Without it this needs {config.key_path}, "
                 "which cannot be read"
@@ -148,7 +147,7 @@ class Way:
         return report.accepted_json() if wish.is_async else report.run_json()
 
     def ping(
-        self, patterns: Sequence[str], release: Release, on_state: Callable[[str], None]
+        self, patterns: Sequence[str], release: Release, on_state: Callable[[str, str], None]
     ) -> list[dict[str, Any]]:
         """Ping; gives one result for each host. `on_state` is told of each as it comes, here."""
         context, arguments = self._context, self._arguments
@@ -162,7 +161,7 @@ class Way:
                 patterns,
                 agent_port=arguments.port("port"),
                 interrupt=release.interrupt,
-                on_result=lambda result: on_state(result.state),
+                on_result=lambda result: on_state(result.state, result.host),
             )
             return [result.as_json() for result in found]
 
@@ -198,6 +197,60 @@ class Way:
 
         question = look(self._context, self._arguments, f"/status/{checked_reqid(reqid)}", reqid)
         return self._do(lambda daemon: daemon.ask(question), here)
+
+    def cancel(self, reqid: str, release: Release) -> dict[str, Any]:
+        """Cancel a run; tells host by host whether it ended."""
+        context, arguments = self._context, self._arguments
+
+        def here() -> dict[str, Any]:
+            from ctrl_exec.operations.cancel import cancel
+
+            caller = context.caller(arguments)
+            return cancel(context.dispatcher, caller, reqid, interrupt=release.interrupt).as_json()
+
+        path = f"/runs/{checked_reqid(reqid)}/cancel"
+        # asked twice it is still cancelled
+        question = Question("POST", path, credentials(context, arguments), reqid=reqid, is_look=True)
+        return self._do(lambda daemon: daemon.ask(question, release), here)
+
+    def runs(self, wanted: Mapping[str, str]) -> dict[str, Any]:
+        """List runs, newest first; `wanted` are the parameters of `GET /runs`."""
+        from ctrl_exec.cli.listing import list_here, query
+
+        context, arguments = self._context, self._arguments
+        question = look(context, arguments, f"/runs{query(wanted)}")
+        return self._do(lambda daemon: daemon.ask(question), lambda: list_here(context, arguments, wanted))
+
+    def events(self, reqid: str, release: Release, after: int = BEGINNING) -> Iterator[dict[str, Any]]:
+        """Give the events of a run after one of them, to its end or the release; goes on after a break.
+
+        Raises: as `_do`; ServiceError if the daemon does not come back and this process may not do it.
+        """
+        checked_reqid(reqid)
+        context, arguments = self._context, self._arguments
+        daemon = self._daemon
+
+        def over(place: int) -> Iterator[dict[str, Any]]:
+            assert daemon is not None
+            path = f"/runs/{reqid}/output" + (f"?after={place}" if place >= 0 else "")
+            return daemon.lines(look(context, arguments, path, reqid), release)
+
+        def here(place: int) -> Iterator[dict[str, Any]]:
+            from ctrl_exec.operations.follow import follow
+
+            self._require_here()
+            caller = context.caller(arguments)
+            for event in follow(context.dispatcher, caller, reqid, place, release.interrupt):
+                yield event.as_json()
+
+        followed = Following(release, over if daemon is not None else None, here, self._give_up)
+        return followed.events(after)
+
+    def _give_up(self, why: str) -> None:
+        """Leave the daemon for this process. Raises: ServiceError if that may not."""
+        self._why_here = why
+        self._daemon = None
+        self._require_here()
 
 
 def find_daemon(context: Context, arguments: Arguments) -> Daemon | None:

@@ -41,7 +41,7 @@ def test_help_lists_every_command_and_explains_each() -> None:
     [
         ([], "no command given; `ctrl-exec help` lists them"),
         (["pign", "web-01"], "unknown command 'pign' (did you mean ping?); `ctrl-exec help` lists them all"),
-        (["cancel", "x"], f"cancel is not part of version {__version__}"),
+        (["maintain", "x"], f"maintain is not part of version {__version__}"),
         (["ping"], "missing HOST: name the hosts, or give --all or -t TAG=VALUE"),
         (["run"], "missing SCRIPT"),
         (["run", "deploy"], "missing HOST: name the hosts before the script, or give --all or -t TAG=VALUE"),

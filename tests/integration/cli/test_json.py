@@ -13,7 +13,13 @@ from tests.support.processes import run
 
 # Commands that wait for people or stay up are asked for errors only.
 STAYING = {"pairing-mode", "demo"}
-LISTS = {"list-agents": "agents", "list-requests": "requests", "list-locks": "locks", "discovery": "hosts"}
+LISTS = {
+    "list-agents": "agents",
+    "list-requests": "requests",
+    "list-locks": "locks",
+    "discovery": "hosts",
+    "runs": "runs",
+}
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +89,7 @@ def test_every_command_with_a_broken_configuration(tmp_path: Path, name: str) ->
         "revoke": ["x"],
         "pairing-token": ["--name", "x"],
     }
+    words |= {each: ["0" * 16] for each in ("output", "wait", "cancel")}
     broken = tmp_path / "c.conf"
     broken.write_text("etc_dir = here\n")
     code, found = document(broken, name, *words.get(name, []))
