@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import os
+import random
 import re
 import signal
 import socket
+import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -247,3 +250,42 @@ def test_secrets_reach_the_script_and_nothing_else(host: AgentHost):
         refused = host.ask("POST", "/run", order("tell", secrets={"DB": 1}))
         assert refused.status == 400
         assert "hush" not in host.log()
+
+
+def test_a_follower_whose_connection_breaks_again_and_again_loses_and_repeats_nothing(host: AgentHost):
+    count, chance = 150, random.Random(7)
+    host.script(
+        "count",
+        f"#!{sys.executable} -ISu\nimport os, time\nfor n in range({count}):\n"
+        "    os.write(1, f'line {n} ä\\n'.encode()); os.write(2, f'err {n}\\n'.encode()); time.sleep(0.01)\n",
+    )
+    texts = {"stdout": "", "stderr": ""}
+    at = {"stdout": 0, "stderr": 0}
+    method, path, body = "POST", "/run", order("count")
+    connections = 0
+    with host.start():
+        while True:
+            connections += 1
+            with host.streaming(method, path, body) as stream:
+                stream.at |= at
+                for _ in zip(range(chance.randrange(1, 6)), stream.lines(), strict=False):
+                    pass
+                last = stream.last
+                if not last:
+                    hard = struct.pack("ii", 1, 0)  # a reset, as from a process that was killed
+                    stream.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, hard)
+            for name, text in stream.texts.items():
+                texts[name] += text
+            at = stream.at
+            if last:
+                break
+            method, path, body = (
+                "GET",
+                f"/result/{REQID}?stream=1&stdout={at['stdout']}&stderr={at['stderr']}",
+                None,
+            )
+        assert connections > 5
+        assert last["exit"] == 0
+        assert texts["stdout"] + last["stdout"] == "".join(f"line {n} ä\n" for n in range(count))
+        assert texts["stderr"] + last["stderr"] == "".join(f"err {n}\n" for n in range(count))
+        assert host.result(REQID).json()["stdout"] == texts["stdout"] + last["stdout"]
