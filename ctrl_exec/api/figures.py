@@ -5,6 +5,8 @@ Owns the layout and the counting. A child counts in its own row; the server fold
 
 from __future__ import annotations
 
+from _bisect import bisect_left
+
 from ctrl_exec.common.messages import STATES
 from ctrl_exec.services.records import MODES
 from ctrl_exec.services.records import STATES as RUN_STATES
@@ -27,6 +29,10 @@ RUN_KINDS = tuple((mode, state) for mode in MODES for state in RUN_STATES)
 """Mode and state of a run, as it was answered for."""
 
 
+_STATUS_PLACES = {status: place for place, status in enumerate(HTTP_STATUSES)}
+_OTHER_STATUS = _STATUS_PLACES[0]
+
+
 class Layout:
     """Which counter is where; `routes` are the names of the route table, and one for no route."""
 
@@ -44,8 +50,7 @@ class Layout:
 
     def request(self, route: int, status: int) -> int:
         """Where requests of that route (by its place) with that status are counted."""
-        known = status if status in HTTP_STATUSES else 0
-        return route * self._width + HTTP_STATUSES.index(known)
+        return route * self._width + _STATUS_PLACES.get(status, _OTHER_STATUS)
 
 
 class Figures:
@@ -60,9 +65,7 @@ class Figures:
         layout, child = self.layout, self._child
         child.count(layout.request(route, status))
         child.count(layout.durations + route, round(duration_s * 1e6))
-        duration_ms = duration_s * 1000
-        place = next((at for at, most in enumerate(BUCKETS_MS) if duration_ms <= most), len(BUCKETS_MS))
-        child.count(layout.buckets + place)
+        child.count(layout.buckets + bisect_left(BUCKETS_MS, duration_s * 1000))
         child.note_answer(route, status)
 
     def note_hook(self, verdict: HookVerdict) -> None:

@@ -18,9 +18,12 @@ SPEC_PATH = os.path.join(os.path.dirname(__file__), "openapi.json")
 _SPEC_LIMIT_BYTES = 16 << 20
 
 
+_HEALTHY = json_response(200, {"ok": True, "version": ctrl_exec.__version__})
+
+
 def health(_inquiry: Inquiry) -> Response:
     """`GET /health`."""
-    return json_response(200, {"ok": True, "version": ctrl_exec.__version__})
+    return _HEALTHY
 
 
 def base_spec() -> bytes:

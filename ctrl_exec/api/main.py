@@ -16,7 +16,9 @@ from ctrl_exec.common.errors import CertificateError, ConfigError, CtrlExecError
 from ctrl_exec.common.http import ForkingServer, ServerHooks, ServerSettings, Timing
 from ctrl_exec.common.log import Log
 from ctrl_exec.common.process import detach, drop_privileges, seal_descriptors, use_default_sigchld
+from ctrl_exec.common.server_settings import Understudy
 from ctrl_exec.common.tls import server_context
+from ctrl_exec.common.value import replace
 from ctrl_exec.config import load_config
 from ctrl_exec.dispatcher import open_crew, warm_settings
 from ctrl_exec.operations.status import recover
@@ -128,8 +130,9 @@ class Daemon:
                 on_ready=self._say_started,
                 on_reload=self._reload,
                 on_sigchld=self._crew.tend,
-                on_fork=self._crew.leave,
+                parent_fds=self._crew.descriptors,
                 note=self._note,
+                understudy=lambda: make_understudy(self._config),
                 on_tls_failure=lambda ip, reason: log.info("tls-failure", peer=ip, reason=reason),
             ),
             environment=self._environment,
@@ -160,6 +163,16 @@ class Daemon:
         self._config, self._context, self._application = config, context, application
         self._crew.start(warm_settings(config))  # the old ones end with their last job
         return application, server_settings(config)
+
+
+def make_understudy(config: Config) -> Understudy:
+    """The API for the rehearsal: open to all, without a hook, and its log goes nowhere."""
+    from io import StringIO
+
+    log = Log(PROGRAM, "stderr", config.log_format, stream=StringIO())
+    tame = replace(config, auth_hook="", api_auth_default="allow", agent_keepalive=0)
+    application = Application(tame, log, Throttle(), {})
+    return Understudy(application, application.note)
 
 
 def start_recovery(dispatcher: Dispatcher) -> None:

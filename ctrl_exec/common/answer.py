@@ -40,6 +40,10 @@ def refusal(status: int, detail: str) -> Response:
     return json_response(status, {"ok": False, "error": word, "detail": detail}, later)
 
 
+_ONLY_JSON = (("Content-Type", "application/json"),)
+_BARE_STATUSES = (100, 204)
+
+
 def encode_head(
     response: Response, reqid: str, *, length: int | None, keep_alive: bool, version: str = "1.1"
 ) -> bytes:
@@ -47,6 +51,16 @@ def encode_head(
 
     Raises: ValueError for a header that would break the framing.
     """
+    if length is not None and response.headers == _ONLY_JSON and response.status not in _BARE_STATUSES:
+        reason = REASONS.get(response.status, "Unknown")
+        connection = "keep-alive" if keep_alive else "close"
+        date = http_date(time.time())
+        return (
+            f"HTTP/{version} {response.status} {reason}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {length}\r\nDate: {date}\r\nX-Request-Id: {reqid}\r\n"
+            "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
+            f"Connection: {connection}\r\n\r\n"
+        ).encode("latin-1", "replace")
     given = {name.lower() for name, _ in response.headers}
     lines = [f"HTTP/{version} {response.status} {REASONS.get(response.status, 'Unknown')}"]
     lines += [f"{name}: {content}" for name, content in response.headers]

@@ -7,24 +7,22 @@ server drains. Forks nothing; the server does.
 from __future__ import annotations
 
 import select
-import signal
 import ssl
 import time
 from contextlib import suppress
 
 from ctrl_exec.common.answer import encode_whole
-from ctrl_exec.common.connection import Connection
 from ctrl_exec.common.conversation import Conversation, EvictedError
 from ctrl_exec.common.names import new_reqid
-from ctrl_exec.common.process import set_handler
+from ctrl_exec.common.process import become_child, set_handler
 from ctrl_exec.common.slots import IDLE, LEAVING, READING, SENDING, WORKING
 from ctrl_exec.common.value import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
+    from ctrl_exec.common.connection import Connection
     from ctrl_exec.common.conversation import Parts
     from ctrl_exec.common.slots import Slots, SlotView
 
@@ -57,23 +55,31 @@ class ServerPipes:
 
 
 class Child:
-    """This process, as its application sees it."""
+    """This process, as its application sees it; its server makes it once, for all children it forks."""
 
     def __init__(
         self,
         slots: Slots,
-        index: int,
         limits: ChildLimits,
         pipes: ServerPipes,
         live_indexes: Callable[[], tuple[int, ...]],
     ) -> None:
         self._slots = slots
-        self._index = index
+        self._index = 0
         self._limits = limits
         self._live_indexes = live_indexes
         self.retire_fd = pipes.retire_fd
         self.drain_fd = pipes.drain_fd
         self.exit_status = EXIT_DONE
+        # bound here: made in a child they would be memory of its own
+        self._heed_wait = self.is_waiting
+        self._heed_eviction = self._evict
+
+    def begin(self, index: int, connection: Connection) -> None:
+        """Be this process's child, with a row and a connection of its own."""
+        self._index = index
+        become_child(self._heed_eviction)
+        connection.on_wait = self._heed_wait
 
     # -- for the conversation -------------------------------------------------------------------
 
@@ -151,28 +157,21 @@ class Child:
 
     # -- being ended for others ---------------------------------------------------------------------
 
-    def heed_eviction(self) -> None:
+    def _evict(self, number: int, _frame: object) -> None:
         """End at SIGUSR1, but only while waiting for the client: work is never cut off."""
-        set_handler(signal.SIGUSR1, self._evict)
-
-    def _evict(self, _number: int, _frame: object) -> None:
         if self._slots.state(self._index) in WAITING_STATES:
-            set_handler(signal.SIGUSR1, None)
+            set_handler(number, None)
             raise EvictedError
 
 
 def serve_connection(
     child: Child,
-    sock: socket.socket,
+    connection: Connection,
     context: ssl.SSLContext | None,
     parts: Parts,
     on_tls_failure: Callable[[str, str], None],
 ) -> None:
     """Carry the connection from handshake to close; sets the child's exit status."""
-    connection = Connection(sock)
-    if not connection.remote_ip:  # it was reset before we looked: nobody to judge, nobody to answer
-        return
-    connection.on_wait = child.is_waiting
     may_linger = False
     try:
         if context is None or _secure(child, connection, context, parts, on_tls_failure):

@@ -68,8 +68,6 @@ def parse_openssl_time(text: str) -> datetime:
 
 def http_date(epoch_s: float) -> str:
     """`Thu, 15 Jan 2026 12:00:00 GMT`. Source: RFC 9110 §5.6.7."""
-    at = time.gmtime(epoch_s)
-    return (
-        f"{_DAYS[at.tm_wday]}, {at.tm_mday:02d} {_MONTHS[at.tm_mon - 1]} {at.tm_year:04d} "
-        f"{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d} GMT"
-    )
+    year, month, day, hour, minute, second, weekday, _, _ = time.gmtime(epoch_s)
+    date = f"{_DAYS[weekday]}, {day:02d} {_MONTHS[month - 1]} {year:04d}"
+    return f"{date} {hour:02d}:{minute:02d}:{second:02d} GMT"

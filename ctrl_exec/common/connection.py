@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 RECEIVE_BYTES = 65536
 _LINGER_S = 2.0
 _LINGER_LIMIT_BYTES = 16 << 20
+_NOBODY = PeerIdentity()
 _HUNG_UP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
 class Connection:
     """A connected stream socket; every operation takes a moment of the monotonic clock as its end.
 
-    `remote_ip` is `127.0.0.1` on a Unix socket. All waits raise TimeoutError at their deadline.
+    The socket is non-blocking, `address` is what accept(2) gave with it. `remote_ip` is `127.0.0.1` on a
+    Unix socket. All waits raise TimeoutError at their deadline.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
+    def __init__(self, sock: socket.socket, address: object) -> None:
         self._socket = sock
         self._watch: select.epoll | None = None
         self._has_ended = False
-        name = sock.getsockname()
-        # not `sock.family`: its enum costs a forked child a dozen copied pages
-        self.is_unix = not isinstance(name, tuple)
-        self.local_ip, self.local_port = plain_address(name)
-        self.remote_ip, self.remote_port = ("127.0.0.1", 0) if self.is_unix else _peer_address(sock)
+        self._is_tls = False
+        self.is_unix = not isinstance(address, tuple)
+        self.local_ip, self.local_port = plain_address(sock.getsockname())
+        self.remote_ip, self.remote_port = plain_address(address)
         self.on_wait: Callable[[bool], None] | None = None
         """Called before each wait for the peer; told whether the wait is for sending."""
         self.beside: Callable[[int, int, float], bool] | None = None
@@ -55,7 +55,7 @@ class Connection:
     @property
     def is_tls(self) -> bool:
         """Whether a TLS handshake has begun."""
-        return isinstance(self._socket, ssl.SSLSocket)
+        return self._is_tls
 
     def first_byte(self) -> int | None:
         """The first byte that waits to be read, without taking it."""
@@ -69,6 +69,7 @@ class Connection:
         """Become a TLS connection. Raises: ssl.SSLError, OSError, TimeoutError."""
         wrapped = wrap(context, self._socket, server_side=True, handshake=False)
         self._socket = wrapped
+        self._is_tls = True
         while True:
             try:
                 wrapped.do_handshake()
@@ -80,13 +81,14 @@ class Connection:
 
     def peer(self) -> PeerIdentity:
         """What the transport proves about the other end."""
-        if isinstance(self._socket, ssl.SSLSocket):
+        if self._is_tls:
+            assert isinstance(self._socket, ssl.SSLSocket)
             return PeerIdentity(certificate=self._socket.getpeercert(binary_form=True))
         if self.is_unix:
             credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
             pid, uid, _ = struct.unpack("3i", credentials)
             return PeerIdentity(unix_uid=uid, unix_pid=pid)
-        return PeerIdentity()
+        return _NOBODY
 
     def receive(self, deadline: float, limit_bytes: int = RECEIVE_BYTES) -> bytes:
         """The next bytes, empty at the end of the stream. Raises: OSError, TimeoutError."""
@@ -165,7 +167,8 @@ class Connection:
         last answer away from a peer that has not read it yet. Source: RFC 9112 §9.6.
         """
         try:
-            self._close_notify()
+            if self._is_tls:
+                self._close_notify()
             # not close alone: a detached carrier may hold the descriptor too
             self._socket.shutdown(socket.SHUT_WR)
             if not self._has_ended and (self._discard() or linger):
@@ -199,18 +202,13 @@ class Connection:
                 left_bytes -= self._discard()
 
 
-def _peer_address(sock: socket.socket) -> tuple[str, int]:
-    try:
-        return plain_address(sock.getpeername())
-    except OSError:  # it is gone already
-        return "", 0
-
-
 def plain_address(found: object) -> tuple[str, int]:
     """Address and port of a socket's name, an IPv4 address in IPv6 clothes as what it is."""
     if not isinstance(found, tuple):
         return "127.0.0.1", 0
-    ip, port = str(found[0]), int(found[1])
+    ip: str
+    port: int
+    ip, port = found[:2]
     if ":" in ip:
         ip = ip.partition("%")[0].removeprefix("::ffff:")
     return ip, port

@@ -21,22 +21,22 @@ import os
 import select
 import signal
 import socket
-import socketserver
 import time
 from contextlib import suppress
 
 from ctrl_exec.common.answer import encode_whole
 from ctrl_exec.common.child import EXIT_CRASH, Child, ChildLimits, ServerPipes, serve_connection
 from ctrl_exec.common.children import Children
-from ctrl_exec.common.connection import plain_address
+from ctrl_exec.common.connection import Connection, plain_address
 from ctrl_exec.common.conversation import Exchange, Parts, Timing
 from ctrl_exec.common.errors import CtrlExecError
+from ctrl_exec.common.forking import BaseServer, ForkingMixIn
 from ctrl_exec.common.listeners import open_listeners
 from ctrl_exec.common.names import new_reqid
 from ctrl_exec.common.parser import ParserLimits
-from ctrl_exec.common.process import reset_child_signals, set_handler, use_default_sigchld
+from ctrl_exec.common.process import use_default_sigchld
 from ctrl_exec.common.rehearsal import rehearse
-from ctrl_exec.common.server_settings import ServerHooks, ServerSettings
+from ctrl_exec.common.server_settings import ServerHooks, ServerSettings, Understudy
 from ctrl_exec.common.service_notify import ServiceNotify
 from ctrl_exec.common.slots import Slots
 from ctrl_exec.common.waiting_room import WaitingRoom
@@ -65,7 +65,7 @@ _HOUSEKEEPING_S = 60.0
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
+class ForkingServer(ForkingMixIn, BaseServer):
     """Accepts on all listeners, forks a child a connection, until SIGTERM or SIGINT.
 
     `application(request, child)` runs in the child and gives the response. `tls()` gives the
@@ -82,7 +82,6 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         hooks: ServerHooks | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(("", 0), socketserver.BaseRequestHandler)
         self._settings = settings
         self._application = application
         self._tls = tls
@@ -96,6 +95,7 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         self._listeners = open_listeners(
             settings.addresses, settings.unix_socket, settings.unix_group, settings.backlog, self._environment
         )
+        self._by_fd = self._listeners.by_fd()
         self._slots = Slots(
             max(_SLOT_CAPACITY, settings.max_children * 2 + _ENDING_LIMIT), settings.counter_count
         )
@@ -140,14 +140,14 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
 
     def _prepare(self) -> None:
         use_default_sigchld()
+        rehearse(self._hooks.understudy(), self._settings.counter_count, self._rehearse)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._remember_signal)
         signal.set_wakeup_fd(self._wakeup[1], warn_on_full_buffer=False)
         self._epoll.register(self._wakeup[0], select.EPOLLIN)
-        for listener in self._listeners.sockets:
-            self._epoll.register(listener.fileno(), select.EPOLLIN)
-        rehearse()
+        for fd in self._by_fd:
+            self._epoll.register(fd, select.EPOLLIN)
         # what the children share must not be written to by a collector: that would copy the pages
         gc.collect()
         gc.freeze()
@@ -224,16 +224,17 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
             self._stop_deadline = now
             return
         self._notify.stopping()
-        for listener in self._listeners.sockets:
+        for fd in self._by_fd:
             if self._paused_until is None:
-                self._accept(listener.fileno())
+                self._accept(fd)
         self._stop_deadline = now + self._settings.drain_s
         self._paused_until = None
         self._watch_listeners(0)
+        self._by_fd = {}
         self._listeners.retire()
         self._silent.clear()
         os.close(self._retire[1])
-        self._parent_fds = (self._epoll.fileno(), *self._wakeup, self._drain[1])
+        self._parent_fds = (self._epoll.fileno(), *self._wakeup, self._drain[1], *self._hooks.parent_fds())
 
     def _reload(self) -> None:
         self._notify.reloading()
@@ -265,9 +266,12 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         kept = settings.max_children * settings.keepalive_share_percent // 100
         self._child_limits = ChildLimits(settings.max_long, kept)
         self._pipes = ServerPipes(self._retire[0], self._drain[0])
+        self._child = Child(self._slots, self._child_limits, self._pipes, self._children.indexes)
+        self._parts = self._make_parts(self._child, self._application, self._hooks.note)
         self._parent_fds = (
-            *(each.fileno() for each in self._listeners.sockets),
+            *self._by_fd,
             self._epoll.fileno(), *self._wakeup, self._drain[1], self._retire[1],
+            *self._hooks.parent_fds(),
         )  # fmt: skip
 
     def _reap(self) -> None:
@@ -278,7 +282,7 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
     # -- arrivals -------------------------------------------------------------------------------------
 
     def _accept(self, fd: int) -> None:
-        listener = next((each for each in self._listeners.sockets if each.fileno() == fd), None)
+        listener = self._by_fd.get(fd)
         if listener is None:
             return
         for _ in range(_ACCEPTS_A_TURN):
@@ -300,11 +304,10 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         self._watch_listeners(0)
 
     def _watch_listeners(self, events: int) -> None:
-        for listener in self._listeners.sockets:
-            self._epoll.modify(listener.fileno(), events)
+        for fd in self._by_fd:
+            self._epoll.modify(fd, events)
 
     def _arrived(self, sock: socket.socket, address: object) -> None:
-        sock.setblocking(False)
         if not self._hooks.admit(plain_address(address)[0]):
             sock.close()
             return
@@ -342,6 +345,8 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         half, children = self._half(), self._children
         if len(children) >= settings.max_children + _ENDING_LIMIT:
             return "too many processes are still ending"
+        if len(children) < half:
+            return ""
         if children.counted() >= half:
             children.evict_beyond(half - 1)
         if children.counted() >= settings.max_children and not children.evict_one():
@@ -358,7 +363,8 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         if not self._is_tls(address):
             self._say_no_room(sock, address, reason)
         elif self._children.refuser_count() < max(4, self._settings.max_children // 8):
-            self._fork(sock, address, lambda *_: self._hooks.refuse(503, reason))
+            refuse: Application = lambda *_: self._hooks.refuse(503, reason)  # noqa: E731
+            self._fork(sock, address, self._make_parts(self._child, refuse, self._hooks.note))
         else:
             sock.close()
 
@@ -391,7 +397,7 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         """Fork a child for the connection; unlike the base class, without waiting for any."""
         self._fork(request, client_address, None)
 
-    def _fork(self, sock: socket.socket, address: object, instead: Application | None) -> None:
+    def _fork(self, sock: socket.socket, address: object, instead: Parts | None) -> None:
         index = self._slots.claim()
         if index is None:
             sock.close()
@@ -408,24 +414,19 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
                 self._say_no_room(sock, address, "no room for a process")
             return
         if pid == 0:
-            self._be_child(sock, index, isinstance(address, tuple), instead or self._application)
+            self._be_child(sock, address, index, instead or self._parts)
         sock.close()
         self._children.add(pid, index, plain_address(address)[0], is_refuser=instead is not None)
 
-    def _be_child(
-        self, sock: socket.socket, index: int, is_remote: bool, application: Application
-    ) -> NoReturn:
+    def _be_child(self, sock: socket.socket, address: object, index: int, parts: Parts) -> NoReturn:
         status = EXIT_CRASH
         try:
-            reset_child_signals()
-            set_handler(signal.SIGINT, None)  # a terminal's Ctrl-C is the parent's to heed
-            child = Child(self._slots, index, self._child_limits, self._pipes, self._children.indexes)
-            child.heed_eviction()
+            child = self._child
+            connection = Connection(sock, address)
+            child.begin(index, connection)
             self._let_go()
-            context = self._context if is_remote else None
-            serve_connection(
-                child, sock, context, self._parts(child, application), self._hooks.on_tls_failure
-            )
+            context = None if connection.is_unix else self._context
+            serve_connection(child, connection, context, parts, self._hooks.on_tls_failure)
             status = child.exit_status
         except BaseException as error:  # noqa: BLE001 - the border of a process
             with suppress(Exception):
@@ -433,15 +434,25 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
         finally:
             os._exit(status)  # nothing is buffered: standard error goes out by the line
 
+    def _rehearse(self, slots: Slots, sock: socket.socket, address: object, understudy: Understudy) -> None:
+        """Do in this process, short of forking, what a child does."""
+        child = Child(slots, self._child_limits, self._pipes, self._children.indexes)
+        parts = self._make_parts(child, understudy.application, understudy.note)
+        connection = Connection(sock, address)
+        child.begin(0, connection)
+        serve_connection(child, connection, None, parts, self._hooks.on_tls_failure)
+
     def _let_go(self) -> None:
         """Close what belongs to the parent, so that a connection ends when its own child ends."""
-        self._hooks.on_fork()
         for fd in self._parent_fds:
             os.close(fd)
-        self._silent.let_go()
-        self._leaving.let_go()
+        for room in (self._silent, self._leaving):
+            if room.guests:
+                room.let_go()
 
-    def _parts(self, child: Child, application: Application) -> Parts:
+    def _make_parts(
+        self, child: Child, application: Application, tell: Callable[[Child, Exchange], None]
+    ) -> Parts:
         hooks, log = self._hooks, self._log
 
         def answer(request: Request) -> Response | None:
@@ -452,7 +463,7 @@ class ForkingServer(socketserver.ForkingMixIn, socketserver.BaseServer):
                 return hooks.refuse(500, "an error of ours; it is in the log under this request's id")
 
         def note(exchange: Exchange) -> None:
-            hooks.note(child, exchange)
+            tell(child, exchange)
 
         return Parts(answer, hooks.refuse, note, self._settings.limits, self._settings.timing)
 

@@ -5,6 +5,7 @@ Owns how a server comes to listen and what it leaves behind. Accepts nothing its
 
 from __future__ import annotations
 
+import _socket
 import os
 import socket
 import stat
@@ -15,14 +16,32 @@ from ctrl_exec.common.errors import ConfigError, ServiceError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import Any
 
 _FIRST_INHERITED_FD = 3
 
 
-class Listeners:
-    """Every socket a server accepts on, non-blocking."""
+class Listener(socket.socket):
+    """A non-blocking listening socket."""
 
-    def __init__(self, sockets: list[socket.socket]) -> None:
+    plain_family: int = _socket.socket.family  # type: ignore[assignment]  # the number, not its enum
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """As in the base class, with sockets of the plain kind that are non-blocking as well.
+
+        The base class makes every socket's family and type into enums; that costs a server some
+        dozen pages for each connection.
+        """
+        fd, address = self._accept()  # type: ignore[attr-defined]  # as the base class calls it
+        accepted: Any = _socket.socket(self.plain_family, _socket.SOCK_STREAM, 0, fd)
+        accepted.setblocking(False)
+        return accepted, address
+
+
+class Listeners:
+    """Every socket a server accepts on."""
+
+    def __init__(self, sockets: list[Listener]) -> None:
         self.sockets = sockets
         self._named: list[tuple[str, tuple[int, int]]] = []
 
@@ -34,6 +53,10 @@ class Listeners:
     def addresses(self) -> tuple[str, ...]:
         """Where the sockets listen, as `address_of` writes it."""
         return tuple(address_of(each) for each in self.sockets)
+
+    def by_fd(self) -> dict[int, Listener]:
+        """The sockets by their descriptors."""
+        return {each.fileno(): each for each in self.sockets}
 
     def close(self) -> None:
         """Close them, as a child does with what it inherited."""
@@ -77,7 +100,7 @@ def open_listeners(
     return opened
 
 
-def inherited(environment: Mapping[str, str]) -> list[socket.socket]:
+def inherited(environment: Mapping[str, str]) -> list[Listener]:
     """The listening sockets systemd passed to this very process. Source: sd_listen_fds(3)."""
     if environment.get("LISTEN_PID") != str(os.getpid()):
         return []
@@ -87,15 +110,15 @@ def inherited(environment: Mapping[str, str]) -> list[socket.socket]:
     found = []
     for fd in range(_FIRST_INHERITED_FD, _FIRST_INHERITED_FD + int(count)):
         os.set_inheritable(fd, False)
-        listener = socket.socket(fileno=fd)
+        listener = Listener(fileno=fd)
         listener.setblocking(False)
         found.append(listener)
     return found
 
 
-def _listen_internet(host: str, port: int, backlog: int) -> socket.socket:
+def _listen_internet(host: str, port: int, backlog: int) -> Listener:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    listener = Listener(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # accepted sockets inherit it: an answer is one write, waiting to fill a packet gains nothing
@@ -110,9 +133,9 @@ def _listen_internet(host: str, port: int, backlog: int) -> socket.socket:
     return listener
 
 
-def _listen_unix(path: str, group: str, backlog: int) -> socket.socket:
+def _listen_unix(path: str, group: str, backlog: int) -> Listener:
     _check_unused(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    listener = Listener(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     # bound under another name and renamed: nobody can connect before mode and group are right
     temporary = f"{path}.{os.getpid()}"
     try:

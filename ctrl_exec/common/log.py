@@ -8,17 +8,15 @@ happens.
 from __future__ import annotations
 
 import os
-import re
 import socket
 import sys
 import time
-from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TextIO
 
-_BARE = re.compile(r"[A-Za-z0-9._:/@,+-]+", re.ASCII)
+_BARE = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/@,+-"
 _PRIORITIES = {"INFO": 6, "WARNING": 4, "ERR": 3}
 _FACILITY_DAEMON = 3 << 3
 _LINE_LIMIT = 8000  # syslog daemons cut at 8 KiB; a cut quote would be a forged line
@@ -28,14 +26,16 @@ JOURNAL_SOCKET = "/run/systemd/journal/socket"
 
 def format_fields(action: str, found: dict[str, Any]) -> str:
     """`ACTION=` first, the other keys upper case and sorted, values quoted where they must be."""
-    parts = [f"ACTION={_quote(action)}"]
-    parts += [f"{key.upper()}={_quote(found[key])}" for key in sorted(found) if found[key] is not None]
-    return " ".join(parts)
+    line = f"ACTION={_quote(action)}"
+    for key in sorted(found):
+        if found[key] is not None:
+            line += f" {key.upper()}={_quote(found[key])}"
+    return line
 
 
 def _quote(given: Any) -> str:
     text = _text(given)
-    if _BARE.fullmatch(text):
+    if text and not text.strip(_BARE):
         return text
     return '"' + "".join(_escape(char) for char in text) + '"'
 
@@ -59,6 +59,12 @@ def _escape(char: str) -> str:
     # a byte that was no text came in as one of these; any other half of a pair is as JSON carried it
     errors = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
     return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", errors))
+
+
+def _moment() -> str:
+    """Now, as `2026-01-15T12:00:00Z`."""
+    year, month, day, hour, minute, second, *_ = time.gmtime()
+    return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}Z"
 
 
 class Log:
@@ -101,8 +107,10 @@ class Log:
                 return
         except OSError:  # no daemon listens there: better on standard error than nowhere
             pass
-        with suppress(OSError, ValueError):
+        try:
             self._to_stream(level, line)
+        except (OSError, ValueError):  # nobody reads it
+            return
 
     def _json(self, level: str, action: str, found: dict[str, Any]) -> str:
         import json
@@ -113,10 +121,7 @@ class Log:
 
     def _to_stream(self, level: str, line: str) -> None:
         stream = self._stream or sys.stderr
-        prefix = (
-            "" if self.style == "json" else f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {level} "
-        )
-        stream.write(f"{prefix}{line}\n")
+        stream.write(f"{line}\n" if self.style == "json" else f"{_moment()} {level} {line}\n")
         stream.flush()
 
     def _to_syslog(self, level: str, line: str) -> None:

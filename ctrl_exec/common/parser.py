@@ -12,6 +12,10 @@ import re
 from ctrl_exec.common.errors import ProtocolError
 from ctrl_exec.common.value import value
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _VERSION = re.compile(rb"HTTP/[0-9]+(?:\.[0-9]+)?")
 _PATH = re.compile(rb"/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
 # brackets are no query characters of RFC 3986, but browsers and curl send them as they are
@@ -33,6 +37,8 @@ _TOKEN_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZab
 _PLAIN_TOKEN = bytes(sorted(_TOKEN_BYTES))
 _PLAIN_FIELD = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
 _PLAIN_PATH = b"/ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+_PLAIN_HOST = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-"
+_DIGITS = "0123456789"
 _FRAMING = frozenset({"host", "content-length", "transfer-encoding", "connection", "expect"})
 _METHOD_LIMIT = 32
 _EXTENSION_LIMIT_BYTES = 256
@@ -284,29 +290,32 @@ def _build_head(
 ) -> Head:
     method, target, version = line
     is_old = version == b"HTTP/1.0"
-    host = _check_host([content for name, content in headers if name == "host"], is_old)
+    ours: dict[str, list[str]] = {}
+    for name, content in headers:
+        if name in _FRAMING:
+            ours.setdefault(name, []).append(content)
+    host = _check_host(ours.get("host", ()), is_old)
     path, query = _split_target(method, target, host)
-    is_chunked, length = _framing(headers, is_old)
+    is_chunked, length = _framing(ours, is_old)
     if length is not None and length > body_limit_bytes:
         raise ProtocolError(413, f"the body is larger than {body_limit_bytes} bytes")
+    keep_alive = not is_old and ("connection" not in ours or "close" not in _elements(ours["connection"]))
+    expects = "expect" in ours and _expects_continue(ours["expect"], is_old) and (is_chunked or bool(length))
     return Head(
-        method=method.decode("ascii"),
-        path=_decode_path(path),
-        query=_decode_query(query),
-        version="1.0" if is_old else "1.1",
-        headers=headers,
-        keep_alive=not is_old and "close" not in _list_of(headers, "connection"),
-        expects_continue=_expects_continue(headers, is_old) and (is_chunked or bool(length)),
-        content_length=length,
-        is_chunked=is_chunked,
-    )
+        method.decode("ascii"), _decode_path(path) if b"%" in path else path.decode("ascii"),
+        _decode_query(query) if query else (), "1.0" if is_old else "1.1", headers,
+        keep_alive, expects, length, is_chunked,
+    )  # fmt: skip
 
 
-def _check_host(hosts: list[str], is_old: bool) -> str:
+def _check_host(hosts: Sequence[str], is_old: bool) -> str:
     if not hosts and is_old:
         return ""
     if len(hosts) != 1:
         raise ProtocolError(400, "expected exactly one Host header")
+    name, _, port = hosts[0].partition(":")
+    if name and port and not name.strip(_PLAIN_HOST) and not port.strip(_DIGITS) and len(port) < 5:
+        return hosts[0].lower()
     found = _HOST.fullmatch(hosts[0].encode("latin-1"))
     if found is None or int(found.group(1) or 0) > 65535:
         raise ProtocolError(400, "the Host header is no host name with an optional port")
@@ -336,8 +345,6 @@ def _split_target(method: bytes, target: bytes, host: str) -> tuple[bytes, bytes
 
 
 def _decode_path(path: bytes) -> str:
-    if b"%" not in path:
-        return path.decode("ascii")
     return "/".join(_decode(part, "path").replace("/", "%2F") for part in path.split(b"/"))
 
 
@@ -361,36 +368,28 @@ def _decode_query(query: bytes) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-def _list_of(headers: tuple[tuple[str, str], ...], wanted: str) -> list[str]:
+def _elements(lines: list[str]) -> list[str]:
     """The elements of a comma-separated field, lower case, over all its lines."""
-    return [
-        element.strip(" \t").lower()
-        for name, content in headers
-        if name == wanted
-        for element in content.split(",")
-    ]
+    return [element.strip(" \t").lower() for content in lines for element in content.split(",")]
 
 
-def _expects_continue(headers: tuple[tuple[str, str], ...], is_old: bool) -> bool:
-    expected = [content.lower() for name, content in headers if name == "expect"]
-    if any(each != "100-continue" for each in expected):
+def _expects_continue(expected: list[str], is_old: bool) -> bool:
+    if any(each.lower() != "100-continue" for each in expected):
         raise ProtocolError(417, "the only expectation met here is 100-continue")
-    return bool(expected) and not is_old
+    return not is_old
 
 
-def _framing(headers: tuple[tuple[str, str], ...], is_old: bool) -> tuple[bool, int | None]:
+def _framing(ours: dict[str, list[str]], is_old: bool) -> tuple[bool, int | None]:
     """Whether the body is chunked, else its length if one was declared. Source: RFC 9112 §6."""
-    lengths = {content for name, content in headers if name == "content-length"}
-    codings = _list_of(headers, "transfer-encoding")
-    if codings:
-        if lengths:
+    if "transfer-encoding" in ours:
+        if "content-length" in ours:
             raise ProtocolError(400, "Content-Length together with Transfer-Encoding")
-        _check_codings(codings, is_old)
+        _check_codings(_elements(ours["transfer-encoding"]), is_old)
         return True, None
-    if not lengths:
+    if "content-length" not in ours:
         return False, None
-    text = lengths.pop()
-    if lengths or not _LENGTH.fullmatch(text.encode("latin-1")):
+    text = ours["content-length"][0]
+    if any(each != text for each in ours["content-length"]) or not _LENGTH.fullmatch(text.encode("latin-1")):
         raise ProtocolError(400, "Content-Length is not one number of at most 10 digits")
     return False, int(text)
 

@@ -1,63 +1,43 @@
 """A few requests carried in a server's parent before it forks, for the sake of its children's memory.
 
-The interpreter writes into the code it runs until it has specialised it (PEP 659). A child that runs
-it for the first time copies those pages, every child again; what the parent has rehearsed is
-specialised already and stays shared. Owns the rehearsal; knows no application.
+The interpreter writes into the code it runs until it has specialised it (PEP 659), and into its cache
+of attributes whenever it looks one up for the first time. A child that does either copies those pages,
+and the next child again; what the parent has rehearsed is done already and stays shared. Owns the
+stage: connections and a row of its own. What is carried over them is the caller's.
 """
 
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 
-from ctrl_exec.common.answer import refusal
-from ctrl_exec.common.connection import Connection
-from ctrl_exec.common.conversation import Conversation, Exchange, Parts, Timing
-from ctrl_exec.common.parser import ParserLimits
-from ctrl_exec.common.routing import Response, json_response
+from ctrl_exec.common.slots import Slots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ctrl_exec.common.routing import Request
+    from collections.abc import Callable
+
+    from ctrl_exec.common.server_settings import Understudy
 
 _ROUNDS = 24
-_REQUESTS = (
-    b"GET /health HTTP/1.1\r\nHost: 127.0.0.1:7445\r\nUser-Agent: curl/8\r\nAccept: */*\r\n\r\n",
-    b"POST /run?a=%41 HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
-)
 
 
-class _Understudy:
-    """Stands in for the child."""
-
-    retire_fd = -1
-
-    def is_idle(self) -> None:
-        """Not shown to anyone."""
-
-    def is_working(self) -> None:
-        """Not shown to anyone."""
-
-    def may_keep_alive(self) -> bool:
-        """One request a rehearsal."""
-        return False
-
-
-def _answer(request: Request) -> Response:
-    return json_response(200, {"ok": True, "path": request.path, "bytes": len(request.body)})
-
-
-def _note(_exchange: Exchange) -> None:
-    """Nobody is told."""
-
-
-def rehearse() -> None:
-    """Carry the requests over socket pairs, all in this process."""
-    parts = Parts(_answer, refusal, _note, ParserLimits(), Timing())
-    for _ in range(_ROUNDS):
-        for raw in _REQUESTS:
-            ours, theirs = socket.socketpair()
-            with theirs:
-                theirs.sendall(raw)
-                connection = Connection(ours)
-                Conversation(connection, _Understudy(), parts).carry()
-                connection.finish()
+def rehearse(
+    understudy: Understudy,
+    counter_count: int,
+    perform: Callable[[Slots, socket.socket, object, Understudy], None],
+) -> None:
+    """Have `perform` serve each request of the understudy some times, over loopback, in this process."""
+    slots = Slots(2, counter_count)
+    with suppress(OSError), socket.socket() as stage:
+        stage.bind(("127.0.0.1", 0))
+        stage.listen(1)
+        for raw in understudy.requests * _ROUNDS:
+            with socket.socket() as client:
+                client.connect(stage.getsockname())
+                ours, address = stage.accept()
+                ours.setblocking(False)
+                client.sendall(raw)
+                client.shutdown(socket.SHUT_WR)
+                perform(slots, ours, address, understudy)
+    slots.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from ctrl_exec.common.answer import refusal
 from ctrl_exec.common.conversation import Timing
 from ctrl_exec.common.parser import ParserLimits
+from ctrl_exec.common.routing import json_response
 from ctrl_exec.common.value import field, value
 
 TYPE_CHECKING = False
@@ -54,6 +55,29 @@ class ServerSettings:
     timing: Timing = field(default_factory=Timing)
 
 
+def _rehearse_answer(request: Request, _child: Child) -> Response:
+    return json_response(200, {"ok": True, "path": request.path, "bytes": len(request.body)})
+
+
+_SIMPLE = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1:7445\r\nUser-Agent: curl/8\r\nAccept: */*\r\n\r\n"
+_WITH_BODY = (
+    b"POST /run?a=%41 HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+)
+
+
+@value
+class Understudy:
+    """What answers and takes note in the rehearsal before the first fork, without any effect outside.
+
+    `requests` are what is asked, each a whole request; `application` and `note` should run the code that
+    the real ones run.
+    """
+
+    application: Application = _rehearse_answer
+    note: Callable[[Child, Exchange], None] = _nothing
+    requests: tuple[bytes, ...] = (_SIMPLE, _WITH_BODY)
+
+
 @value
 class ServerHooks:
     """What the program behind a server has to say at certain moments.
@@ -62,7 +86,8 @@ class ServerHooks:
     `on_reload()` at SIGHUP gives the new application and settings (addresses are kept as they are),
     and raises a CtrlExecError to keep the old; `on_child_exit(remote_ip, status)`, a signal's number
     negative; `on_silent_end(remote_ip)` for a connection that never said a word; `on_sigchld()` when some
-    child of the process has ended, perhaps one of the program's own. In a child: `on_fork()` first;
+    child of the process has ended, perhaps one of the program's own. `parent_fds()` are descriptors
+    that children close, `understudy()` plays the program's part before the first fork. In a child:
     `refuse(status, detail)` makes the answer to what is no request, `note(child, exchange)` logs and
     counts, `on_tls_failure(remote_ip, reason)`.
     """
@@ -73,7 +98,8 @@ class ServerHooks:
     on_child_exit: Callable[[str, int], None] = _nothing
     on_silent_end: Callable[[str], None] = _nothing
     on_sigchld: Callable[[], None] = _nothing
-    on_fork: Callable[[], None] = _nothing
+    parent_fds: Callable[[], tuple[int, ...]] = tuple
     refuse: Callable[[int, str], Response] = refusal
     note: Callable[[Child, Exchange], None] = _nothing
     on_tls_failure: Callable[[str, str], None] = _nothing
+    understudy: Callable[[], Understudy] = Understudy

@@ -122,20 +122,20 @@ class Slots:
 
     def set_state(self, index: int, state: int) -> None:
         """Enter a state now."""
-        start = self._start(index)
-        self._cells[start + _SINCE_MS] = now_ms()
+        start = self._first + index * self._width
+        self._cells[start + _SINCE_MS] = time.monotonic_ns() // 1_000_000
         self._cells[start + _STATE] = state
 
     def note_answer(self, index: int, route: int, status: int) -> None:
         """Note what was answered last and count the request."""
-        start = self._start(index)
+        start = self._first + index * self._width
         self._cells[start + _ROUTE] = route
         self._cells[start + _STATUS] = status
         self._cells[start + _REQUESTS] += 1
 
     def add(self, index: int, counter: int, amount: int) -> None:
         """Add to a counter of the row."""
-        self._cells[self._start(index) + _FIXED + counter] += amount
+        self._cells[self._first + index * self._width + _FIXED + counter] += amount
 
     def views(self, indexes: Iterable[int]) -> Iterator[SlotView]:
         """What several rows say."""

@@ -54,6 +54,15 @@ class Field:
         return self.default_factory() if self.default_factory is not None else self.default
 
 
+class _Unset:
+    """Where a constructor finds no constant default: a factory for one, or None where one must be given."""
+
+    __slots__ = ("factory",)
+
+    def __init__(self, factory: Callable[[], Any] | None) -> None:
+        self.factory = factory
+
+
 def field(
     *,
     default: Any = MISSING,
@@ -66,25 +75,37 @@ def field(
 
 
 def _init(self: Any, *positional: Any, **named: Any) -> None:
-    known: tuple[Field, ...] = type(self).__value_fields__
-    owner = type(self).__name__
+    cls = type(self)
+    names: tuple[str, ...] = cls.__value_names__
+    # not by __setattr__, and no look at the fields: in a forked child each object looked at is memory
+    content: dict[str, Any] = self.__dict__
+    content.update(zip(names, positional, strict=False))
+    if len(positional) != len(names) or named:
+        _init_rest(cls, content, positional, named)
+    if cls.__value_is_checked__:
+        self.__post_init__()
+
+
+def _init_rest(cls: Any, content: dict[str, Any], positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+    """Fill in what was not given by position, and see that all is given once."""
+    known: tuple[Field, ...] = cls.__value_fields__
+    owner = cls.__name__
     if len(positional) > len(known):
         raise TypeError(f"{owner} takes {len(known)} values, got {len(positional)}")
-    put = object.__setattr__
-    for each, given in zip(known, positional, strict=False):
-        put(self, each.name, given)
-    for each in known[len(positional) :]:
-        if each.name in named:
-            put(self, each.name, named.pop(each.name))
-        elif each.default is MISSING and each.default_factory is None:
-            raise TypeError(f"{owner} needs {each.name}")
+    taken = 0
+    for name, default in cls.__value_defaults__[len(positional) :]:
+        if name in named:
+            content[name] = named[name]
+            taken += 1
+        elif default.__class__ is not _Unset:
+            content[name] = default
+        elif default.factory is not None:
+            content[name] = default.factory()
         else:
-            put(self, each.name, each.initial())
-    if named:
-        raise TypeError(f"{owner} has no field (or it was given twice): {', '.join(sorted(named))}")
-    check = getattr(self, "__post_init__", None)
-    if check is not None:
-        check()
+            raise TypeError(f"{owner} needs {name}")
+    if taken != len(named):
+        left = sorted(set(named) - set(cls.__value_names__[len(positional) :]))
+        raise TypeError(f"{owner} has no field (or it was given twice): {', '.join(left)}")
 
 
 def _refuse_set(self: Any, name: str, _given: Any) -> None:
@@ -127,6 +148,9 @@ def value(cls: type[T]) -> type[T]:
     found |= {name: _declared(cls, name, str(text)) for name, text in annotations.items()}
     made: Any = cls
     made.__value_fields__ = tuple(found.values())
+    made.__value_names__ = tuple(found)
+    made.__value_defaults__ = tuple((each.name, _default(each)) for each in found.values())
+    made.__value_is_checked__ = hasattr(made, "__post_init__")
     made.__init__ = _init
     made.__setattr__ = _refuse_set
     made.__delattr__ = _refuse_delete
@@ -134,6 +158,12 @@ def value(cls: type[T]) -> type[T]:
         if cls.__dict__.get(name) is None:
             setattr(made, name, method)
     return cls
+
+
+def _default(each: Field) -> Any:
+    if each.default is MISSING or each.default_factory is not None:
+        return _Unset(each.default_factory)
+    return each.default
 
 
 def _declared(cls: type, name: str, annotation: str) -> Field:

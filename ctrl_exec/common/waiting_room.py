@@ -39,31 +39,31 @@ class WaitingRoom:
         self._watched = watched
         self._limit = limit
         self._stay_s = stay_s
-        self._guests: dict[int, Guest] = {}
+        self.guests: dict[int, Guest] = {}
 
     def __len__(self) -> int:
-        return len(self._guests)
+        return len(self.guests)
 
     def __contains__(self, fd: int) -> bool:
-        return fd in self._guests
+        return fd in self.guests
 
     def add(self, sock: socket.socket, address: object) -> None:
         """Keep the socket until it is readable, or its time is over."""
-        if len(self._guests) >= self._limit:
+        if len(self.guests) >= self._limit:
             self.drop_oldest()
         fd = sock.fileno()
-        self._guests[fd] = Guest(sock, address, time.monotonic() + self._stay_s)
+        self.guests[fd] = Guest(sock, address, time.monotonic() + self._stay_s)
         self._watched.register(fd, select.EPOLLIN)
 
     def take(self, fd: int) -> Guest:
         """Take the socket out; it is the caller's now."""
-        guest = self._guests.pop(fd)
+        guest = self.guests.pop(fd)
         self._watched.unregister(fd)
         return guest
 
     def drain(self, fd: int) -> None:
         """Read and drop what a guest who was turned away still sends; close it at its end."""
-        guest = self._guests[fd]
+        guest = self.guests[fd]
         try:
             seen = len(guest.socket.recv(_READ_BYTES))
         except BlockingIOError:
@@ -76,7 +76,7 @@ class WaitingRoom:
 
     def drop_oldest(self) -> bool:
         """Close the one that came first; False if there is none."""
-        for fd in self._guests:
+        for fd in self.guests:
             self.take(fd).socket.close()
             return True
         return False
@@ -85,19 +85,19 @@ class WaitingRoom:
         """Close those whose time is over; gives their addresses."""
         expired = []
         while (first := self.next_deadline()) is not None and first <= now:
-            expired.append(next(iter(self._guests.values())).address)
+            expired.append(next(iter(self.guests.values())).address)
             self.drop_oldest()
         return expired
 
     def next_deadline(self) -> float | None:
         """When the first of them must go."""
-        for guest in self._guests.values():
+        for guest in self.guests.values():
             return guest.deadline
         return None
 
     def let_go(self) -> None:
         """Close every descriptor, as a child does with what it inherited."""
-        for guest in self._guests.values():
+        for guest in self.guests.values():
             guest.socket.close()
 
     def clear(self) -> None:

@@ -101,8 +101,12 @@ class WarmCrew:
         self._workers = {}
         return pids
 
+    def descriptors(self) -> tuple[int, ...]:
+        """The listening sockets, which are no affair of the daemon's other children."""
+        return tuple(listener.fileno() for listener in self._listeners)
+
     def leave(self) -> None:
-        """Let go of the listening sockets; what each forked child of the daemon does, too."""
+        """Let go of the listening sockets."""
         for listener in self._listeners:
             listener.close()
         self._listeners = []
