@@ -1,24 +1,97 @@
-"""The scheduler with ten thousand tasks. The task layer is to come; until then these rows say so."""
+"""The scheduler with ten thousand tasks: its cost while nothing is due, and how late it starts what is."""
 
 from __future__ import annotations
 
+import json
+import random
+import time
 from collections.abc import Iterable
-from importlib.util import find_spec
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from bench.row import Group, Row, absent
-from bench.series import at_most
+from bench.row import Group, Row, measured
+from bench.series import Series, at_most
+from bench.timing import cpu_of_tree_s
+from ctrl_exec.tasks.wake import wake_schedulers
+from tests.support.polling import eventually
+from tests.support.timetable import NS, TimetableOf, open_timetable
 
 if TYPE_CHECKING:
+    from bench.daemon import Daemon
     from bench.session import Session
 
+REST_S = 60  # a whole number of the minutes after which it looks by itself
+AT_ONCE = 100
+AHEAD_S = 4
 
-def measure(_session: Session) -> Iterable[Row]:
-    """Nothing yet."""
-    has_tasks = find_spec("ctrl_exec.tasks") is not None
-    why = "the task layer is there, its measurement is not" if has_tasks else "the task layer is to come"
-    yield absent("scheduler-rest", "10,000 tasks at rest: share of a core", at_most(0.01), why)
-    yield absent("scheduler-late", "10,000 tasks: seconds from due to started", at_most(1), why)
+
+def measure(session: Session) -> Iterable[Row]:
+    """CPU in minutes in which nothing is due, then the latest of tasks that are due in the same second."""
+    count = 2_000 if session.is_quick else 10_000
+    home = session.work / "clock"
+    for each in (home, home / "etc", home / "state"):
+        each.mkdir()
+    conf = home / "etc" / "ctrl-exec.conf"
+    conf.write_text(f"etc_dir = {home / 'etc'}\nstate_dir = {home / 'state'}\nlog_target = stderr\n")
+    tasks = open_timetable(home / "state")
+    with tasks.store:
+        session.say(f"making {count} tasks")
+        _fill(tasks, count)
+        scheduler = session.daemon(
+            session.launcher("ctrl-exec-scheduler", "--config", conf), "clock", announces=False
+        )
+        figures = home / "state" / "metrics" / "ctrl-exec-scheduler.json"
+        eventually(
+            lambda: json.loads(figures.read_text())["duties"].get("tasks", {}).get("timers", 0) >= count,
+            timeout_s=120,
+        )
+        shares = Series(tuple(_share_of_a_core(scheduler) for _ in range(1 if session.is_quick else 5)))
+        yield measured(
+            "scheduler-rest", f"{count:,} tasks at rest: share of a core", ("share of a core", shares), "",
+            at_most(0.01), floor=session.floor,
+        )  # fmt: skip
+        wake = str(home / "state" / "wake")
+        latest = Series(tuple(_latest_s(tasks, wake, number) for number in range(session.sizes.rounds)))
+        yield measured(
+            "scheduler-late", f"{count:,} tasks: seconds from due to started, the last of {AT_ONCE}",
+            ("latest s", latest), "s", at_most(1), floor=session.floor,
+        )  # fmt: skip
+    scheduler.stop()
+
+
+def _fill(tasks: TimetableOf, count: int) -> None:
+    """Tasks that are due once a year, none of them within the next week."""
+    generator = random.Random(count)
+    with tasks.store.writing():
+        for number in range(count):
+            due = datetime.now(UTC) + timedelta(minutes=generator.randrange(7 * 1440, 300 * 1440))
+            tasks.add(f"task {number}", f"{due.minute} {due.hour} {due.day} {due.month} *")
+
+
+def _share_of_a_core(scheduler: Daemon) -> float:
+    spent, begun = cpu_of_tree_s(scheduler.pid), time.monotonic()
+    time.sleep(REST_S)
+    return (cpu_of_tree_s(scheduler.pid) - spent) / (time.monotonic() - begun)
+
+
+def _latest_s(tasks: TimetableOf, wake: str, number: int) -> float:
+    """How long after its time the last of many tasks that are due in the same second was on record."""
+    due = datetime.fromtimestamp(int(time.time()) + AHEAD_S, UTC)
+    expression = f"{due.second} {due.minute} {due.hour} {due.day} {due.month} *"
+    with tasks.store.writing():
+        for each in range(AT_ONCE):
+            tasks.add(f"due {number} {each}", expression)
+    wake_schedulers(wake)
+    sql = "SELECT count(*) AS count, max(created_ns) AS last FROM executions WHERE scheduled_ns = ?"
+    scheduled_ns = int(due.timestamp()) * NS
+
+    def last_s() -> float | None:
+        row = tasks.store.row(sql, (scheduled_ns,))
+        return (row["last"] - scheduled_ns) / NS if row is not None and row["count"] == AT_ONCE else None
+
+    found = eventually(last_s, timeout_s=60)
+    assert found is not None
+    return found
 
 
 GROUP = Group("scheduler", "10,000 tasks at rest and due", measure)
