@@ -38,6 +38,9 @@ _DIRECTORY_MODE = 0o2770
 RECORD_LIMIT_BYTES = 4 << 30
 _LINE_LIMIT_BYTES = 1 << 30
 _STALE_AFTER_S = 3600
+_SUFFIXES = (".json", ".events", ".cancel", ".lock")
+_FEW = 1000
+"""Up to so many records are purged without a look at what files there are."""
 
 
 class ResultStore:
@@ -243,18 +246,45 @@ class ResultStore:
         if latest < 0:
             return 0
         cutoff = f"{min(latest, 0xFFFFFFFF):08x}"
+        expired: list[str] = []
+        for name in _names(done):
+            completed, _, reqid = name.partition("-")
+            if len(completed) == 8 and completed <= cutoff and REQID.fullmatch(reqid):
+                expired.append(name)
         gone: list[str] = []
-        try:
-            for name in _names(done):
-                completed, _, reqid = name.partition("-")
-                if len(completed) == 8 and completed <= cutoff and REQID.fullmatch(reqid):
-                    for suffix in (".json", ".events", ".cancel", ".lock"):
-                        files.remove(self._path(reqid, suffix))
-                    files.remove(os.path.join(done, name))
-                    gone.append(reqid)
-        finally:
-            self._tell(gone)
+        if expired:
+            try:
+                self._remove_all(expired, gone)
+            except OSError as error:
+                raise StorageError(error.strerror or str(error), path=self._directory) from error
+            finally:
+                self._tell(gone)
         return len(gone)
+
+    def _remove_all(self, expired: list[str], gone: list[str]) -> None:
+        """Remove what there is of these records, their names in done/ last. Raises: OSError."""
+        # one look at the directory costs less than asking three times each for files that few have
+        besides = self._besides() if len(expired) > _FEW else None
+        runs = files.open_dir(self._directory)
+        try:
+            for name in expired:
+                reqid = name.partition("-")[2]
+                for suffix in _SUFFIXES if besides is None else (".json", *besides.get(reqid, ())):
+                    _unlink(reqid + suffix, runs)
+                _unlink(f"done/{name}", runs)
+                gone.append(reqid)
+        finally:
+            os.close(runs)
+
+    def _besides(self) -> dict[str, list[str]]:
+        """Which files there are beside records, as lists of suffixes by request id."""
+        found: dict[str, list[str]] = {}
+        with os.scandir(self._directory) as entries:
+            for entry in entries:
+                stem, suffix = os.path.splitext(entry.name)
+                if suffix != ".json" and suffix in _SUFFIXES:
+                    found.setdefault(stem, []).append(suffix)
+        return found
 
     def sweep(self, now: float | None = None) -> int:
         """Put right what crashes left: missing markers and locks, half-written and orphaned files.
@@ -360,3 +390,8 @@ def _names(directory: str) -> list[str]:
         return []
     except OSError as error:
         raise StorageError(error.strerror or str(error), path=directory) from error
+
+
+def _unlink(name: str, dir_fd: int) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=dir_fd)

@@ -282,16 +282,19 @@ def test_purge_goes_by_the_names_in_done(store: ResultStore, runs: Path) -> None
 
 
 def test_purge_of_many(store: ResultStore, runs: Path) -> None:
-    """20,000 among 25,000 go in one call, and only those."""
+    """20,000 among 25,000 go in one call, with what is beside them, and only those."""
     (runs / "done").mkdir(parents=True)
     for number in range(25_000):
         completed = 2000 if number < 20_000 else 9000
         reqid = f"{number:016x}"
         (runs / f"{reqid}.json").touch()
         (runs / "done" / f"{completed:08x}-{reqid}").touch()
+        if number % 1000 == 0:
+            for suffix in (".events", ".cancel", ".lock"):
+                (runs / f"{reqid}{suffix}").touch()
     assert store.purge(5000) == 20_000
     assert len(os.listdir(runs / "done")) == 5000
-    assert len(names(runs)) == 5000
+    assert len(names(runs)) == 5000 + 5 * 3
 
 
 def test_sweep_puts_right_what_crashes_left(store: ResultStore, runs: Path) -> None:
