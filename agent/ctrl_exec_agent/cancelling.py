@@ -14,7 +14,7 @@ from contextlib import suppress
 from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.errors import StorageError
 from ctrl_exec_agent.descendants import KILL_GRACE_S, TERM_GRACE_S, Ending, of_session
-from ctrl_exec_agent.spool import DONE, LOST, identity, is_alive
+from ctrl_exec_agent.spool import DONE, LOST, RUNNING, identity, is_alive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,18 +33,18 @@ def cancel_run(spool: Spool, owner: str, reqid: str) -> bool | None:
     if found is None:
         return None
     if found.status == DONE:
-        return True
+        return found.is_gone
     if found.status != LOST:
         if not found.can_cancel:
             return False
         spool.ask_cancel(owner, reqid)
         _summon(found.carrier)
-        if _has_ended(spool, owner, reqid):
-            return True
-        found = spool.find(owner, reqid, time.time())
-    if found is not None and found.status == LOST:
+        found = _wait_for_end(spool, owner, reqid)
+    if found is None:
+        return False
+    if found.status == LOST:
         return _end_orphans(spool.script_of(owner, reqid))
-    return False
+    return found.is_gone
 
 
 def _summon(carrier: str) -> None:
@@ -58,20 +58,16 @@ def _summon(carrier: str) -> None:
             os.close(fd)
 
 
-def _has_ended(spool: Spool, owner: str, reqid: str) -> bool:
-    """Wait for the carrier to end the run; False as soon as it is killed itself."""
+def _wait_for_end(spool: Spool, owner: str, reqid: str) -> Found | None:
+    """The record once the run is over, or its carrier was killed; None if it goes on for all we waited."""
     deadline = monotonic() + _PATIENCE_S
     while monotonic() < deadline:
         with suppress(StorageError):
-            found = _status(spool.find(owner, reqid, time.time()))
-            if found in (DONE, LOST):
-                return found == DONE
+            found = spool.find(owner, reqid, time.time())
+            if found is None or found.status != RUNNING:
+                return found
         time.sleep(_LOOK_S)
-    return False
-
-
-def _status(found: Found | None) -> object:
-    return found.status if found is not None else DONE
+    return None
 
 
 def _end_orphans(script: str) -> bool:

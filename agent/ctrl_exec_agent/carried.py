@@ -19,7 +19,7 @@ from ctrl_exec.common.process import set_handler
 from ctrl_exec.common.value import replace, value
 from ctrl_exec_agent.kept_output import KeptOutput, Outputs
 from ctrl_exec_agent.runner import GATHER_S, Job, Outcome, ScriptRun
-from ctrl_exec_agent.spool import Spool, unlock
+from ctrl_exec_agent.spool import LEFT_BEHIND, Spool, unlock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -214,6 +214,8 @@ def answer_of(outcome: Outcome, encoding: str | None) -> dict[str, Any]:
         answer["error"] = outcome.error
     if outcome.timed_out:
         answer["timed_out"] = True
+    if not outcome.is_gone:
+        answer[LEFT_BEHIND] = True
     if outcome.dropped_stdout or outcome.dropped_stderr:
         answer["truncated"] = {"stdout": outcome.dropped_stdout, "stderr": outcome.dropped_stderr}
     return answer

@@ -36,6 +36,7 @@ _HEEDS_CANCEL = (
     "heeds_cancel"  # that it takes the signal of a cancel, which would kill one of an older version
 )
 _FILES = "files"  # which streams are in files beside the record
+LEFT_BEHIND = "left_behind"  # the key that says that something of the script could not be ended
 STREAMS = ("stdout", "stderr")
 _BESIDE = (*STREAMS, "script", "cancel")
 
@@ -56,6 +57,11 @@ class Found:
     def status(self) -> object:
         """running, done or lost."""
         return self.record.get("status")
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing of the script is left, once the run is done."""
+        return not self.record.get(LEFT_BEHIND)
 
     def about(self) -> dict[str, Any]:
         """The record without the output."""

@@ -184,3 +184,10 @@ def test_a_request_id_that_is_used_for_another_script_begins_with_nothing(spool:
     assert found is not None
     assert found.outputs.stdout.size() == 0
     assert not spool.is_cancel_asked("main", REQID)
+
+
+def test_a_cancel_says_that_something_could_not_be_ended(spool: Spool):
+    begun = spool.begin("main", REQID, "hello")
+    spool.finish(begun, {"exit": 126, "stdout": "", "stderr": "", "left_behind": True})
+    assert cancel_run(spool, "main", REQID) is False
+    assert cancel_run(spool, "main", "ffffffffffffffff") is None
