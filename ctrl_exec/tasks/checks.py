@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from ctrl_exec.tasks.models import Calendar
     from ctrl_exec.tasks.store import Store
 
 _MOST_WORKFLOW_DEPTH = 10
@@ -50,6 +51,8 @@ def _clock_faults(task: Task) -> Iterator[tuple[str, str]]:
             yield from _faults_of(f"{path}cronExpression", _parse, expression, allow_seconds)
         if zone is not None:
             yield from _faults_of(f"{path}cronTimezone", _find_zone, zone)
+    if task.calendar is not None:
+        yield from _faults_of("calendar", _read_calendar, task.calendar)
 
 
 def _parse(expression: str, allow_seconds: bool) -> None:
@@ -62,6 +65,12 @@ def _find_zone(name: str) -> None:
     from ctrl_exec.tasks.zones import zone_named
 
     zone_named(name)
+
+
+def _read_calendar(calendar: Calendar) -> None:
+    from ctrl_exec.tasks.calendar import read_calendar
+
+    read_calendar(calendar.mode, calendar.dates, calendar.ical)
 
 
 def _faults_of(key: str, judge: Callable[..., None], *given: Any) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ctrl_exec.common.errors import BusyError
+from ctrl_exec.common.errors import BusyError, InvalidFieldsError
 from ctrl_exec.common.log import Log
 from ctrl_exec.tasks import store as store_module
 from ctrl_exec.tasks.clockwork import MOST_AT_ONCE, Clockwork
@@ -131,6 +131,13 @@ def test_what_was_missed_is_on_record(bench: Bench) -> None:
     assert minutes(bench.tasks.judged(holiday)) == [(10, "CALENDAR"), (20, "CALENDAR"), (30, "CALENDAR")]
     assert {each.status for each in bench.tasks.executions(skip)} == {"SKIPPED"}
     assert all(each.end_ns for each in bench.tasks.executions(skip))
+
+
+def test_a_calendar_that_cannot_be_read(bench: Bench) -> None:
+    """It is refused when the task is saved, not when a start is due."""
+    with pytest.raises(InvalidFieldsError, match="BEGIN:VCALENDAR") as caught:
+        bench.tasks.add("t", "0 9 * * *", calendar={"mode": "EXCLUDE", "ical": "DTSTART:20260101"})
+    assert list(caught.value.fields) == ["calendar"]
 
 
 def test_a_policy_that_refuses(bench: Bench) -> None:
