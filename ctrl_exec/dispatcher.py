@@ -68,6 +68,8 @@ class Dispatcher:
         self._idempotency_keys: IdempotencyKeys | None = None
         self._agents: AgentClient | None = None
         self._learnt: dict[str, str] = {}
+        self._home: str | None = None
+        self._serial = IdentitySerial(config.cert_path)
 
     @property
     def registry(self) -> Registry:
@@ -98,7 +100,7 @@ class Dispatcher:
                 default=config.api_auth_default,
                 forwards_token=config.forward_token != "never",  # noqa: S105 - a mode, no password
                 dispatcher=config.dispatcher_id,
-                dispatcher_serial=lambda: identity_serial(config.cert_path),
+                dispatcher_serial=self._serial,
                 token_check=self._token_check,
                 on_verdict=self._on_verdict,
             )
@@ -184,6 +186,19 @@ class Dispatcher:
 
         return FanOut(fan_out_settings(self.config))
 
+    def _home_of_ours(self) -> str:
+        if self._home is None:
+            self._home = _home()
+        return self._home
+
+    def prepare(self) -> None:
+        """Have the parts made and read what does not change: a daemon's children then find it in memory."""
+        for part in ("registry", "authority", "locks", "results", "agents"):
+            getattr(self, part)
+        if self.config.auth_hook:
+            self._home_of_ours()
+            self._serial()
+
     def _hook_settings(self) -> HookSettings:
         """The hook as configured now; its environment file is read at each question. Raises: ConfigError."""
         from ctrl_exec.common.hook import HookSettings, hook_environment
@@ -193,7 +208,7 @@ class Dispatcher:
             path=config.auth_hook,
             timeout_s=config.auth_hook_timeout,
             environment=hook_environment(
-                config.auth_hook_env, config.auth_hook_env_file, self._environment, _home()
+                config.auth_hook_env, config.auth_hook_env_file, self._environment, self._home_of_ours()
             ),
             passes_large_on_stdin=config.auth_hook_large == "stdin",
         )
@@ -270,6 +285,26 @@ def _owners(config: Config) -> tuple[tuple[int, int] | None, tuple[int, int] | N
 
     uid, gid = account_of(config.service_user, config.service_group)
     return (0, gid), (uid, gid)
+
+
+class IdentitySerial:
+    """The serial of the certificate in a PEM file, read again only when the file has changed."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._mark: tuple[int, int, int] | None = None
+        self._serial = ""
+
+    def __call__(self) -> str:
+        """The serial now; empty if there is none."""
+        try:
+            about = os.stat(self._path)
+        except OSError:
+            return ""
+        mark = (about.st_ino, about.st_mtime_ns, about.st_size)
+        if mark != self._mark:
+            self._mark, self._serial = mark, identity_serial(self._path)
+        return self._serial
 
 
 def identity_serial(path: str) -> str:

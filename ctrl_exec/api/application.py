@@ -70,8 +70,7 @@ class Application:
 
     def _load_parts(self) -> None:
         """Have the parts made and their modules loaded before the fork, where all children share them."""
-        for part in ("registry", "authority", "locks", "results", "agents"):
-            getattr(self.dispatcher, part)
+        self.dispatcher.prepare()
         self._gate.preload()
 
     def __call__(self, request: Request, child: Child) -> Response:
@@ -170,7 +169,8 @@ class Application:
     def note(self, child: Child, exchange: Exchange) -> None:
         """Log and count one exchange, refused ones included; the server calls it in the child."""
         route = self._route if exchange.request is not None else _NO_ROUTE
-        Figures(LAYOUT, child).note_request(route, exchange.status, exchange.duration_s)
+        figures = self._figures or Figures(LAYOUT, child)
+        figures.note_request(route, exchange.status, exchange.duration_s)
         self.log.info(
             "api-request",
             method=exchange.method or None,

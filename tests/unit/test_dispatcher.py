@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from ctrl_exec.common.errors import DeniedError
 from ctrl_exec.common.log import Log
 from ctrl_exec.config import parse_config
-from ctrl_exec.dispatcher import Dispatcher, identity_serial, open_dispatcher
+from ctrl_exec.dispatcher import Dispatcher, IdentitySerial, identity_serial, open_dispatcher
 from ctrl_exec.services.authority import Caller
 from tests.support.pki import TestCA
 
@@ -92,6 +93,22 @@ def test_no_serial_without_a_certificate(tmp_path: Path, content: bytes | None) 
     if content is not None:
         path.write_bytes(content)
     assert identity_serial(str(path)) == ""
+
+
+def test_the_serial_is_read_again_when_the_certificate_is_replaced(tmp_path: Path) -> None:
+    """A daemon's children ask for it at each question to the hook; a renewal must show at once."""
+    path = tmp_path / "dispatcher.crt"
+    serial = IdentitySerial(str(path))
+    assert serial() == ""
+    ca = TestCA(tmp_path / "pki")
+    for name in ("one", "two"):
+        leaf = ca.issue(name)
+        shutil.copy(leaf.crt, tmp_path / "new")
+        os.replace(tmp_path / "new", path)
+        assert serial() == leaf.serial
+        assert serial() == leaf.serial
+    path.unlink()
+    assert serial() == ""
 
 
 @pytest.mark.root
