@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ctrl_exec.common.log import Log
     from ctrl_exec.config import Config
     from ctrl_exec.services.agent_client import AgentClient
-    from ctrl_exec.services.authority import Authority, Caller
+    from ctrl_exec.services.authority import Authority, Caller, Submitter
     from ctrl_exec.services.fanout import FanOutSettings
     from ctrl_exec.services.idempotency import IdempotencyKeys
     from ctrl_exec.services.locks import ScriptLocks
@@ -49,7 +49,7 @@ class Dispatcher:
         *,
         environment: Mapping[str, str],
         transport: Transport | None = None,
-        token_check: Callable[[Caller, str], None] | None = None,
+        token_check: Callable[[Caller, str, Submitter | None], None] | None = None,
         on_verdict: Callable[[HookVerdict], None] | None = None,
         clock: Callable[[], int] = clock.epoch_now,
     ) -> None:
@@ -163,6 +163,7 @@ class Dispatcher:
             ClientSettings(
                 read_timeout_s=config.read_timeout,
                 run_deadline_s=config.run_deadline,
+                max_run_output_bytes=config.max_run_output,
                 keeps_connections=getattr(self._transport, "keeps_connections", False),
             ),
             revoked=lambda: frozenset(each.fingerprint for each in registry.revocations()),
@@ -220,7 +221,7 @@ def open_dispatcher(
     *,
     environment: Mapping[str, str] | None = None,
     transport: Transport | None = None,
-    token_check: Callable[[Caller, str], None] | None = None,
+    token_check: Callable[[Caller, str, Submitter | None], None] | None = None,
     on_verdict: Callable[[HookVerdict], None] | None = None,
 ) -> Dispatcher:
     """The dispatcher of a configuration; opens nothing yet."""

@@ -19,11 +19,14 @@ _REASON = bytes((9, *range(0x20, 0x100)))
 _HEX = b"0123456789abcdefABCDEF"
 
 
+STREAM_TYPE = "application/x-ndjson"
+
+
 class ResponseParser:
     """One response: feed bytes until `is_done`; what is left over is in `rest`.
 
-    `limit_bytes` bounds the body. With `stream_limit_bytes`, that bounds the body of a 200 instead, and
-    the owner takes it piece by piece (`drain`). Raises: PeerError of kind `protocol` or `too large`.
+    `limit_bytes` bounds the body. With `stream_limit_bytes`, that bounds the body of a 200 of JSON lines
+    instead, and the owner takes it piece by piece (`drain`). Raises: PeerError of kind `protocol` or `too large`.
     """
 
     def __init__(self, limit_bytes: int, stream_limit_bytes: int | None = None) -> None:
@@ -126,7 +129,9 @@ class ResponseParser:
         self.headers[name] = text
 
     def _choose_framing(self) -> None:
-        if self._stream_limit_bytes is not None and self.status == 200:
+        # what is no stream comes whole, bounded: pieces of it would only have to be held elsewhere
+        is_stream = self.headers.get("content-type", "").lower().startswith(STREAM_TYPE)
+        if self._stream_limit_bytes is not None and self.status == 200 and is_stream:
             self.is_streaming = True
             self.limit_bytes = self._stream_limit_bytes
         length = self.headers.get("content-length")

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import os
 import select
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.errors import CtrlExecError, StorageError
 from ctrl_exec.common.process import detach
 from ctrl_exec.common.value import replace
-from ctrl_exec.operations.output import OutputBudget
+from ctrl_exec.operations.keeper import NO_RECORD, Keeper
 from ctrl_exec.operations.report import report_of
+from ctrl_exec.operations.stage import Stage
+from ctrl_exec.services.agent_answers import TOO_LARGE, TOO_OLD_TO_CANCEL
+from ctrl_exec.services.agent_client import BROKEN
 from ctrl_exec.services.progress import STREAMS
+from ctrl_exec.services.pursuit import LOOK_S
+from ctrl_exec.services.transport import Interrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,17 +31,20 @@ if TYPE_CHECKING:
     from ctrl_exec.common.messages import HostResult, RunCommand
     from ctrl_exec.dispatcher import Dispatcher
     from ctrl_exec.operations.report import RunReport
+    from ctrl_exec.operations.rollout import Batch
     from ctrl_exec.services.journal import RunJournal
     from ctrl_exec.services.locks import HeldLocks
+    from ctrl_exec.services.pursuit import Pursuit
     from ctrl_exec.services.records import RunRecord
     from ctrl_exec.services.targets import Target
-    from ctrl_exec.services.transport import Interrupt
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
-# a request that was cut off may still be in the agent's queue: only after this is "unknown" the truth
-MISSED_GRACE_S = 10
-BROKEN = "the connection broke before the answer came"
+ROUND_S = 60.0  # so often a detached carrier looks at its deadline
+RETELL_S = 5.0  # so often an agent is told of a cancel that it has not heeded
+GLANCE_S = 1.0  # so long is listened to what runs, where nobody stays to listen
+SMALL_BYTES = 64 << 10
+CANCELLED = "cancelled before it was started"
 
 
 class Pause:
@@ -54,6 +62,8 @@ class Pause:
             left_s = deadline - monotonic()
             if left_s <= 0:
                 return False
+            if self._interrupt is not None:
+                left_s = self._interrupt.wait_s(left_s)
             # a descriptor that is readable for another reason would keep us spinning
             watched -= _readable(watched, left_s)
 
@@ -69,7 +79,8 @@ class Carrier:
     """Carries one run in this process.
 
     `targets` are the hosts that can still be reached by the registry. Without a `command` (taken
-    over from a dead carrier) nothing is ever dispatched, only asked for.
+    over from a dead carrier) nothing is ever dispatched, only asked for. With a `batch` the hosts are
+    begun as the record's batches say.
     """
 
     def __init__(
@@ -81,19 +92,17 @@ class Carrier:
         locks: HeldLocks | None = None,
         command: RunCommand | None = None,
         read_timeout_s: float | None = None,
+        batch: Batch | None = None,
     ) -> None:
         self.dispatcher = dispatcher
         self._journal = journal
+        self._keeper = Keeper(dispatcher, journal, locks, is_own=command is not None)
         self._targets = {target.name: target for target in targets}
-        self._locks = locks
         self._command = command
         self._read_timeout_s = read_timeout_s or dispatcher.config.read_timeout
-        self._budget = OutputBudget(dispatcher.config.max_run_output, journal.record.encoding)
-        for known in journal.record.results:  # a run that was taken over has used some of it
-            self._budget.take(known)
-        self._undispatched = set(self._targets) if command is not None else set()
-        self._missed_since: dict[str, float] = {}
-        self._has_storage = True
+        self._stage = Stage(self._keeper, batch)
+        self._undispatched = set(self._targets) if command is not None and batch is None else set()
+        self._unheeding: set[str] | None = None  # of a cancel: who is to be told of it (again)
 
     @property
     def record(self) -> RunRecord:
@@ -108,137 +117,157 @@ class Carrier:
     @property
     def fds(self) -> tuple[int, ...]:
         """The descriptors that a detached carrier goes on with."""
-        return (*self._journal.fds, *(self._locks.fds if self._locks else ()))
+        locks = self._keeper.locks
+        return (*self._journal.fds, *(locks.fds if locks else ()))
+
+    # carrying for somebody who waits
 
     def dispatch(
         self, interrupt: Interrupt | None = None, on_result: Callable[[HostResult], None] | None = None
     ) -> None:
-        """Give the command to every host that has not had it, and keep the answers as they come.
+        """Give the command to every host that has not had it, batch by batch, and keep what they say.
 
-        Where a connection broke after the command was sent, the agent is asked once what became of it.
+        Where a connection broke after the command was sent, the agent is asked at once what became of
+        it. Ends early with the interrupt, or when a host has been silent for too long.
         """
-        if self._command is None or not self._undispatched:
-            return
+        self._keeper.tell = on_result
+        try:
+            while self._command is not None and not _is_set(interrupt):
+                if self._is_to_cancel:
+                    self._obey_cancel()
+                    self._attend(interrupt, within_s=self._read_timeout_s)
+                if self._has_more_to_begin(interrupt):
+                    self._begin(interrupt)
+                elif not self._is_to_cancel:
+                    break
+        finally:
+            self._keeper.tell = None
+
+    @property
+    def _is_to_cancel(self) -> bool:
+        """Whether there is a wish to cancel that was not yet obeyed."""
+        return self._unheeding is None and self._keeper.is_cancelled
+
+    def _has_more_to_begin(self, interrupt: Interrupt | None) -> bool:
+        """Whether there are hosts to be begun now; waits for the pause between batches."""
+        if not self._undispatched:
+            self._undispatched = self._stage.next_batch(Pause(self._watching(interrupt)))
+        return bool(self._undispatched)
+
+    def _watching(self, interrupt: Interrupt | None) -> Interrupt:
+        """The interrupt, or a cancel."""
+        fds = interrupt.fds if interrupt is not None else ()
+        return Interrupt(fds, lambda: self._is_to_cancel or _is_set(interrupt), poll_s=LOOK_S)
+
+    def _begin(self, interrupt: Interrupt | None) -> None:
+        """Send the command to those that have not had it, and listen until they have said their last word."""
         targets = [target for name, target in self._targets.items() if name in self._undispatched]
         self._undispatched = set()
-        tell = on_result or (lambda _: None)
-        broken = []
-        for result in self._send(targets, interrupt):
-            kept = self._keep(_still_open(result))
-            if kept.error.startswith(BROKEN):
-                broken.append(kept.host)
-            else:
-                tell(kept)
-        if broken and (interrupt is None or not interrupt.is_set()):
-            self.ask(broken, within_s=self._read_timeout_s)
-        for name in broken:
-            tell(self._journal.result_of(name))
+        with self._listening() as pursuit:
+            beside = pursuit.beside(interrupt, lambda: self._is_to_cancel)
+            for result in self._send(targets, pursuit, beside):
+                # one that is asked again at once is told of when that has led to something
+                self._keeper.keep(result, is_told=not result.error.startswith(BROKEN))
+            self._turn(pursuit, interrupt, self._read_timeout_s)
+            for name in pursuit.hosts:
+                self._keeper.tell_of(name)
 
-    def _send(self, targets: list[Target], interrupt: Interrupt | None) -> Iterator[HostResult]:
+    def _send(self, targets: list[Target], pursuit: Pursuit, interrupt: Interrupt) -> Iterator[HostResult]:
         assert self._command is not None
-        if interrupt is not None:
-            interrupt = replace(interrupt, on_unsent=self._undispatched.update)
+        interrupt = replace(interrupt, on_unsent=self._undispatched.update)
         has_begun = False
         try:
             for result in self.dispatcher.agents.run(
-                targets, self._command, read_timeout_s=self._read_timeout_s, interrupt=interrupt
+                targets,
+                self._command,
+                read_timeout_s=self._read_timeout_s,
+                pursuit=pursuit,
+                interrupt=interrupt,
             ):
                 has_begun = True
                 yield result
         except CtrlExecError as error:
             if not has_begun:  # our identity or registry is unusable: not a byte has left
-                self._cancel([target.name for target in targets], f"not started: {error}")
+                self._keeper.cancel([target.name for target in targets], f"not started: {error}")
             raise
 
-    def ask(self, names: Iterable[str] | None = None, *, within_s: float | None = None) -> None:
-        """Ask the agents of unfinished hosts what became of the run, once."""
-        wanted = set(self._journal.pending if names is None else names)
-        targets = [target for name, target in self._targets.items() if name in wanted]
+    @contextmanager
+    def _listening(self) -> Iterator[Pursuit]:
         record = self._journal.record
-        heard = self.dispatcher.agents.result(
-            targets, record.reqid, record.script, encoding=record.encoding, within_s=within_s
+        pursuit = self.dispatcher.agents.pursue(
+            self._keeper,
+            record.reqid,
+            record.script,
+            record.encoding if record.encoding != "utf-8" else None,
         )
-        unstarted = []
-        for result in heard:
-            if result.state == "pending":
-                if self._is_missed(result):
-                    unstarted.append(result.host)
-            elif result.is_final:
-                self._keep(result)
-            elif not result.error and self._journal.result_of(result.host).state == "pending":
-                self._note_running(result)
-        self._start_or_lose(unstarted)
-        for name in wanted - set(self._targets):
-            self._lose(name, "no longer registered")
-
-    def _note_running(self, result: HostResult) -> None:
-        """Keep that the agent has the run, of which we did not hear when the interrupt came."""
         try:
-            self._journal.note(result)
-        except StorageError as error:
-            self._complain(error)
+            yield pursuit
+        finally:
+            pursuit.close()
 
-    def _is_missed(self, result: HostResult) -> bool:
-        """Whether the agent has not known the run for so long that it never will by itself."""
-        if self._command is not None:  # our own run: measured on a clock that nobody sets
-            return monotonic() - self._missed_since.setdefault(result.host, monotonic()) >= MISSED_GRACE_S
-        now = self.dispatcher.clock()
-        try:
-            since = self._journal.note_missed(result.host, now)
-        except StorageError as error:
-            self._complain(error)
-            return False
-        return now - since >= MISSED_GRACE_S
+    def _turn(self, pursuit: Pursuit, interrupt: Interrupt | None, within_s: float) -> None:
+        """Listen to those who are asked again until they are final, or the time is up."""
+        deadline = monotonic() + within_s
+        watching = self._watching(interrupt)
+        while pursuit.hosts and not watching.is_set() and monotonic() < deadline:
+            pursuit.turn(min(LOOK_S, max(0.0, deadline - monotonic())))
+            if self._keeper.unstarted:
+                self._start_or_lose()
 
-    def _start_or_lose(self, names: list[str]) -> None:
+    def _attend(self, interrupt: Interrupt | None = None, *, within_s: float) -> None:
+        """Listen to the agents of all unfinished hosts that were begun, live."""
+        begun = self._begun_pending()
+        for name in begun - set(self._targets):
+            self._keeper.lose(name, "no longer registered")
+        with self._listening() as pursuit:
+            for name in begun & set(self._targets):
+                pursuit.add(self._targets[name])
+            self._turn(pursuit, interrupt, within_s)
+
+    def _begun_pending(self) -> set[str]:
+        return set(self._journal.pending) - self._undispatched - self._stage.unbegun
+
+    # a cancel
+
+    def _obey_cancel(self) -> None:
+        """If the run is to be cancelled: begin nothing more, and have the agents end what runs."""
+        if not self._keeper.is_cancelled:
+            return
+        if self._unheeding is None:
+            self._keeper.cancel(self._undispatched | self._stage.unbegun, CANCELLED)
+            self._undispatched = set()
+            self._stage.stop()
+            self._unheeding = self._begun_pending()
+        wanted = self._unheeding & set(self._journal.pending)
+        if not wanted:
+            return
+        targets = [target for name, target in self._targets.items() if name in wanted]
+        outcomes = list(self.dispatcher.agents.cancel(targets, self._journal.reqid))
+        self._keeper.note_cancels(outcomes)
+        # the others have ended, or will not by being told again
+        self._unheeding = {
+            each.host for each in outcomes if not each.ended and each.error != TOO_OLD_TO_CANCEL
+        }
+
+    # what had not left, and what never arrived
+
+    def _start_or_lose(self) -> None:
         """Start the run where the interrupt came before it had left us, on agents that would know."""
+        names, self._keeper.unstarted = self._keeper.unstarted, set()
         open_names = {name for name in names if self._journal.result_of(name).state == "pending"}
         startable: set[str] = set()
-        if self._command is not None and open_names:
+        if self._command is not None and open_names and not self._keeper.is_cancelled:
             asked = [self._targets[name] for name in open_names]
             heard = self.dispatcher.agents.ping(asked, self._journal.reqid)
             # only an agent that keeps a record of every run can tell that it never had this one
             startable = {found.host for found in heard if "result" in found.features}
         self._undispatched |= startable
-        for name in names:
-            if name not in startable:
-                self._lose(name, "the agent has no record of this run")
+        if self._keeper.is_cancelled:
+            self._keeper.cancel(open_names, CANCELLED)
+        for name in names - startable:
+            self._keeper.lose(name, NO_RECORD)
 
-    def _lose(self, name: str, reason: str) -> None:
-        known = self._journal.result_of(name)
-        if not known.is_final:
-            self._keep(replace(known, state="lost", exit=-1, error=reason))
-
-    def _beyond_record(self, result: HostResult) -> HostResult:
-        """The result with what of its output is not on record yet: the agent has told all of it again."""
-        stdout, stderr = (self._journal.received(result.host, stream).chars for stream in STREAMS)
-        return replace(result, stdout=result.stdout[stdout:], stderr=result.stderr[stderr:])
-
-    def _keep(self, result: HostResult) -> HostResult:
-        kept = self._budget.take(self._beyond_record(result))
-        try:
-            self._journal.note(kept)
-        except StorageError as error:
-            self._complain(error)
-        if kept.is_final and self._locks is not None:
-            self._locks.release(kept.host)
-        self.dispatcher.log.info(
-            "run",
-            reqid=self._journal.reqid,
-            host=kept.host,
-            script=kept.script,
-            exit=kept.exit if kept.exit is not None else -1,
-            state=kept.state,
-            rtt=f"{kept.rtt_ms}ms",
-            error=kept.error or None,
-        )
-        return kept
-
-    def _complain(self, error: StorageError) -> None:
-        """Say once that the record can't grow; the run goes on, its results are kept in memory."""
-        if self._has_storage:
-            self.dispatcher.log.error("run", reqid=self._journal.reqid, error=str(error))
-        self._has_storage = False
+    # carrying on, detached
 
     def carry_on(self) -> None:
         """Go on until every host is final or the deadline of runs makes the rest lost; then finish."""
@@ -246,76 +275,123 @@ class Carrier:
         wait = Pause()
         try:
             while True:
-                self._attempt(self.dispatch)
-                if self._is_overdue():
-                    self._lose_rest()
+                has_failed = not self._attempt(self._go_on)
+                self.close_overdue()
                 if self.is_finished:
                     self.finish()
                     return
-                wait(pause_s)
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-                self._attempt(self.ask)
+                if has_failed:
+                    wait(pause_s)
+                    pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
         except BaseException as error:
             self.leave(f"{type(error).__name__}: {error}")
             raise
 
-    def _attempt(self, step: Callable[[], None]) -> None:
+    def _go_on(self) -> None:
+        self.dispatch()
+        self._obey_cancel()
+        if not self.is_finished and not self._undispatched:
+            # a cancel that an agent has not heeded is told it again
+            self._attend(within_s=RETELL_S if self._unheeding else ROUND_S)
+
+    def _attempt(self, step: Callable[[], None]) -> bool:
         """Do the step; what fails is said and tried again, for the scripts may be running all the same."""
         try:
             step()
         except CtrlExecError as error:
             self.dispatcher.log.error("run", reqid=self._journal.reqid, error=str(error))
-
-    def _is_overdue(self) -> bool:
-        config = self.dispatcher.config
-        return self.dispatcher.clock() - self._journal.record.created >= config.run_deadline
-
-    def _lose_rest(self) -> None:
-        for name in self._journal.pending:
-            self._lose(name, f"no answer within {self.dispatcher.config.run_deadline}s")
+            return False
+        return True
 
     def close_overdue(self) -> None:
         """Make lost what is unfinished beyond the deadline of runs."""
-        if self._is_overdue():
-            self._lose_rest()
+        config = self.dispatcher.config
+        if self.dispatcher.clock() - self._journal.record.created >= config.run_deadline:
+            for name in self._journal.pending:
+                self._keeper.lose(name, f"no answer within {config.run_deadline}s")
+
+    # taken over from a dead carrier
+
+    def settle(self, within_s: float) -> None:
+        """Ask every agent once what became of the run, of which no more is begun; obey a cancel."""
+        record = self._journal.record
+        left_out = self._stage.unbegun
+        if left_out:
+            self._keeper.cancel(left_out, f"not started: its carrier died in batch {record.begun}")
+            self._stage.stop()
+        self._obey_cancel()
+        for name in set(self._journal.pending) - set(self._targets):
+            self._keeper.lose(name, "no longer registered")
+        heard = self.dispatcher.agents.result(
+            [self._targets[name] for name in self._journal.pending],
+            record.reqid,
+            record.script,
+            encoding=record.encoding,
+            within_s=within_s,
+            limit_bytes=SMALL_BYTES,
+        )
+        ended, running = [], []
+        for result in heard:
+            if result.is_final:
+                self._keeper.keep(self._beyond_record(result))
+            elif result.error == TOO_LARGE:
+                ended.append(result.host)
+            elif not self._keeper.hear_result(result) and result.state == "running" and not result.error:
+                running.append(result.host)
+        self._start_or_lose()
+        self._collect(running, min(GLANCE_S, within_s))
+        self._collect(ended, within_s)
+
+    def _beyond_record(self, result: HostResult) -> HostResult:
+        """The result with what of its output is not on record yet: the agent has told all of it."""
+        stdout, stderr = (self._journal.received(result.host, stream).chars for stream in STREAMS)
+        return replace(result, stdout=result.stdout[stdout:], stderr=result.stderr[stderr:])
+
+    def _collect(self, names: list[str], within_s: float) -> None:
+        """What there is of these hosts' output by now."""
+        if names:
+            with self._listening() as pursuit:
+                for name in names:
+                    pursuit.add(self._targets[name])
+                deadline = monotonic() + within_s
+                while pursuit.hosts and monotonic() < deadline:
+                    pursuit.turn()
+
+    # the end
 
     def record_with_output(self) -> RunRecord:
         """The record as it stands with all output there is; without it where it can't be read."""
         try:
             return self._journal.read_back()
         except StorageError as error:
-            self._complain(error)
+            self._keeper.complain(error)
             return self._journal.record
 
     def finish(self, state: str = "", *, wants_output: bool = False) -> RunRecord:
         """Write the end of the run and let everything go; on a full disk the end is written later.
 
-        Without a state it is `completed`, or `cancelled` where no host was started. What is given back
-        holds all output only if that is wanted.
+        Without a state it is `cancelled` where any host was, else `completed`. What is given back holds
+        all output only if that is wanted.
 
         The record then stays unfinished on disk and is completed by recovery; what is given back is
         the end all the same.
         """
         if not state:
             states = {result.state for result in self._journal.record.results}
-            state = "cancelled" if states == {"cancelled"} else "completed"
+            state = "cancelled" if "cancelled" in states else "completed"
         completed = self.dispatcher.clock()
         record = self.record_with_output() if wants_output else self._journal.record
         try:
             self._journal.finish(state, completed)
         except StorageError as error:
-            self._complain(error)
+            self._keeper.complain(error)
         self.close()
         return replace(record, state=state, complete=True, completed=completed)
 
     def give_up(self, reason: str) -> None:
         """End a run of which nothing was dispatched."""
-        self._cancel(self._journal.pending, reason)
+        self._keeper.cancel(self._journal.pending, reason)
         self.finish()
-
-    def _cancel(self, names: Iterable[str], reason: str) -> None:
-        for name in names:
-            self._keep(replace(self._journal.result_of(name), state="cancelled", exit=-1, error=reason))
 
     def leave(self, reason: str) -> None:
         """Let the run go unfinished; whoever asks for it takes it over."""
@@ -325,23 +401,21 @@ class Carrier:
 
     def close(self) -> None:
         """Let record and locks go for good."""
-        if self._locks is not None:
-            self.dispatcher.log.info("lock-release", reqid=self._journal.reqid, script=self._locks.script)
+        locks = self._keeper.locks
+        if locks is not None:
+            self.dispatcher.log.info("lock-release", reqid=self._journal.reqid, script=locks.script)
         self.hand_over()
 
     def hand_over(self) -> None:
         """Close record and locks in this process; one that inherited them keeps them."""
         self._journal.close()
-        if self._locks is not None:
-            self._locks.close()
-            self._locks = None
+        if self._keeper.locks is not None:
+            self._keeper.locks.close()
+            self._keeper.locks = None
 
 
-def _still_open(result: HostResult) -> HostResult:
-    """A connection that broke after the command was sent says nothing of the script."""
-    if result.state != "lost":
-        return result
-    return replace(result, state="running", error=f"{BROKEN} ({result.error})")
+def _is_set(interrupt: Interrupt | None) -> bool:
+    return interrupt is not None and interrupt.is_set()
 
 
 def detach_carrier(carrier: Carrier, *, keeps_stderr: bool) -> RunReport:

@@ -18,7 +18,7 @@ from ctrl_exec.common.names import check_script, new_reqid
 from ctrl_exec.common.value import value
 from ctrl_exec.operations.carrier import Carrier, Pause, detach_carrier
 from ctrl_exec.operations.report import RunReport, report_of
-from ctrl_exec.operations.rollout import Batch, check_batch
+from ctrl_exec.operations.rollout import Batch, batches_of, check_batch
 from ctrl_exec.services.records import new_record
 from ctrl_exec.services.targets import resolve_targets
 
@@ -103,8 +103,6 @@ def run(
     LockedError; ConflictError, SpentKeyError (`once`); StorageError, BusyError (nothing was started).
     """
     check_request(request)
-    if request.batch is not None:
-        raise InvalidInputError("batch: not in this version", field="batch")
     config = dispatcher.config
     targets = resolve_targets(
         request.hosts, dispatcher.registry, config.max_hosts, default_port=request.agent_port
@@ -142,7 +140,13 @@ def run(
         encoding=request.encoding if request.encoding != "utf-8" else None,
     )
     carrier = Carrier(
-        dispatcher, journal, hosts, locks=locks, command=command, read_timeout_s=request.read_timeout_s
+        dispatcher,
+        journal,
+        hosts,
+        locks=locks,
+        command=command,
+        read_timeout_s=request.read_timeout_s,
+        batch=request.batch,
     )
     dispatcher.log.info(
         "run-async" if request.is_async else "dispatch",
@@ -182,6 +186,7 @@ def _begin(
             ports=tuple((host.name, host.port) for host in hosts if host.port != host.record.port),
             submitter=caller.username,
             submitter_ip=caller.source_ip,
+            batches=batches_of([host.name for host in hosts], request.batch),
         )
         return dispatcher.results.begin(record)
     except BaseException:

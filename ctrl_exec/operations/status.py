@@ -126,13 +126,16 @@ def _take_over(dispatcher: Dispatcher, reqid: str, patience_s: float) -> RunReco
     if journal is None:
         return None
     carrier = Carrier(dispatcher, journal, _targets(dispatcher, journal))
+    was_stopped = journal.record.begun < len(journal.record.batches)
     try:
-        carrier.ask(within_s=patience_s)
+        carrier.settle(patience_s)
         carrier.close_overdue()
         if not carrier.is_finished:
             return journal.write("interrupted")
-        was_cut_off = any(result.state == "lost" for result in journal.record.results)
-        return carrier.finish("interrupted" if was_cut_off else "completed", wants_output=True)
+        was_stopped |= any(result.state == "lost" for result in journal.record.results)
+        # without a state it is what the hosts say; a cancel that was wished for is one
+        is_cut_off = was_stopped and not journal.is_cancelled
+        return carrier.finish("interrupted" if is_cut_off else "", wants_output=True)
     finally:
         carrier.close()
 

@@ -16,6 +16,7 @@ from ctrl_exec.common.errors import MessageError
 from ctrl_exec.common.messages import HostResult, integer_of, parse_object, read_object, text_of, texts_of
 from ctrl_exec.common.names import SCRIPT
 from ctrl_exec.common.value import replace, value
+from ctrl_exec.services.records import CancelOutcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 TOO_OLD_FOR_BASE64 = "agent too old for base64"
 ALREADY_RUNNING = "script already running"
 SAME_RUN = "a run with this reqid"  # the order had arrived before: what became of it is on record
+TOO_OLD_TO_CANCEL = "agent too old to cancel"
+UNKNOWN_RUN = "the agent has no record of this run"
+TOO_LARGE = "answer too large"
+CANCELLED = "cancelled"
+KILLED = 126  # the exit code of what a signal ended
 NO_RESULTS = "the agent keeps no records of runs"
 
 _STATE_OF_FAILURE = {
@@ -152,11 +158,19 @@ def read_reply(host: str, answer: Answer) -> Reply:
     return replace(about, status=status, document=document)
 
 
+def stream_reply(host: str, answer: Answer, document: dict[str, Any] | None) -> Reply:
+    """The answer whose body came in parts, with its last line; without one the connection was cut."""
+    reply = Reply(host, "ok", round(answer.rtt_s * 1000), 200, document, "", True, answer.certificate)
+    if document is None:
+        return replace(reply, state="lost", error="the output ended without a result")
+    return reply
+
+
 def _from_failure(about: Reply, failure: Failure) -> Reply:
     state = _STATE_OF_FAILURE[failure.kind]
     if state in ("timeout", "lost") and not failure.sent:
         state = "unreachable"
-    reason = "answer too large" if failure.kind == "too large" else failure.reason
+    reason = TOO_LARGE if failure.kind == "too large" else failure.reason
     return replace(about, state=state, error=shown(reason), sent=failure.sent)
 
 
@@ -241,6 +255,22 @@ def polled_result(reply: Reply, script: str, reqid: str, encoding: str | None) -
     return _outcome(result, document, encoding)
 
 
+def cancel_outcome(reply: Reply) -> CancelOutcome:
+    """The answer to `POST /cancel`; an agent that does not know the path is an older one."""
+    document = reply.document
+    if document is None:
+        return CancelOutcome(reply.host, False, reply.error or reply.state)
+    if reply.status == 200 and isinstance(document.get("ended"), bool):
+        return CancelOutcome(
+            reply.host, document["ended"], "" if document["ended"] else "it has not ended yet"
+        )
+    if reply.status == 404 and _word(document, "status") == "unknown":
+        return CancelOutcome(reply.host, False, UNKNOWN_RUN)
+    if reply.status in (404, 405, 501):
+        return CancelOutcome(reply.host, False, TOO_OLD_TO_CANCEL)
+    return CancelOutcome(reply.host, False, unexpected(reply).error)
+
+
 def _outcome(result: HostResult, document: dict[str, Any], encoding: str | None) -> HostResult:
     try:
         code = _exit_code(document)
@@ -276,6 +306,8 @@ def _exit_code(document: dict[str, Any]) -> int:
 def _state_of(code: int, word: str, *, is_timed_out: bool) -> str:
     if is_timed_out:
         return "timeout"
+    if code == KILLED and word == CANCELLED:
+        return "cancelled"
     if code == -1:
         if word.startswith(ALREADY_RUNNING):
             return "busy"
@@ -295,7 +327,11 @@ def _output(text: str, given: str, wanted: str | None) -> str:
         return text if wanted == "base64" else output.decode("utf-8", "replace")
     if wanted == "base64":
         return base64.b64encode(text.encode("utf-8", "replace")).decode("ascii")
-    # JSON can carry halves of surrogate pairs, which no terminal and no file can
+    return without_halves(text)
+
+
+def without_halves(text: str) -> str:
+    """The text without halves of surrogate pairs: JSON can carry them, no terminal and no file can."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 

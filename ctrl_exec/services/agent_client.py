@@ -15,7 +15,7 @@ from ctrl_exec.common.names import check_reqid
 from ctrl_exec.common.value import replace, value
 from ctrl_exec.services import agent_answers as answers
 from ctrl_exec.services.agent_answers import CapabilitiesReport, PingResult, Reply
-from ctrl_exec.services.transport import Call, Part
+from ctrl_exec.services.transport import Answer, Call, Part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,12 +23,17 @@ if TYPE_CHECKING:
 
     from ctrl_exec.common.certificate import Certificate
     from ctrl_exec.common.messages import HostResult
+    from ctrl_exec.services.pursuit import Listener, Pursuit
+    from ctrl_exec.services.records import CancelOutcome
+    from ctrl_exec.services.streams import Reading
     from ctrl_exec.services.targets import Target
     from ctrl_exec.services.transport import Interrupt, Transport
 
 __all__ = ["AgentClient", "CapabilitiesReport", "ClientSettings", "PingResult", "Reply"]
 
 _SMALL_ANSWER_BYTES = 1 << 20
+BROKEN = "the connection broke before the answer came"
+_CANCEL_PATIENCE_S = 10.0  # an agent gives a script five seconds before it kills it
 _CAPABILITIES_BYTES = 8 << 20  # ten thousand scripts, and some of them with their schema
 # a byte of output takes at most six characters of JSON (\\u0000); there are two streams
 _CHARS_A_BYTE = 12
@@ -38,14 +43,16 @@ _CHARS_A_BYTE = 12
 class ClientSettings:
     """How patient, and how much of one agent's output is taken.
 
-    `max_output_bytes` is what an agent keeps of each stream. `run_deadline_s` bounds a whole run,
-    however alive the connection looks. `keeps_connections` asks agents to leave them open.
+    `max_output_bytes` is what an agent keeps of each stream where it tells it whole; what it streams is
+    bounded by `max_run_output_bytes`. `run_deadline_s` bounds a whole run, however alive the connection
+    looks. `keeps_connections` asks agents to leave them open.
     """
 
     read_timeout_s: float = 60.0
     run_deadline_s: float = 86_400.0
     max_output_bytes: int = 10 << 20
     keeps_connections: bool = False
+    max_run_output_bytes: int = 256 << 20
 
 
 @value
@@ -58,6 +65,7 @@ class Question:
     limit_bytes: int = _SMALL_ANSWER_BYTES
     read_timeout_s: float = 60.0
     deadline: float | None = None
+    stream_limit_bytes: int = 0
 
     def as_bytes(self, *, keeps_connection: bool = False) -> bytes:
         """The whole HTTP request; one object for all hosts, for arguments may be half a megabyte."""
@@ -102,12 +110,16 @@ class AgentClient:
         command: RunCommand,
         *,
         read_timeout_s: float | None = None,
+        pursuit: Pursuit | None = None,
         interrupt: Interrupt | None = None,
     ) -> Iterator[HostResult]:
         """Run the command on each; results as they come, fewer only when interrupted.
 
         After a read timeout the state is `running`, after a broken connection `lost`: the script may
         be running all the same, so the agent is to be asked (`result`). `accepted` answers `is_async`.
+
+        With a `pursuit` output is told to its listener as it comes, and a host whose connection broke is
+        given to the pursuit; its result here is `running`, with an error that begins with `BROKEN`.
         """
         if command.encoding == "base64":
             able: list[Target] = []
@@ -116,13 +128,97 @@ class AgentClient:
         question = Question(
             "POST",
             "/run",
-            document=encode_run(command),
+            document=encode_run(command if pursuit is None else replace(command, stream=True)),
             limit_bytes=self._output_limit_bytes,
             read_timeout_s=self._settings.read_timeout_s if read_timeout_s is None else read_timeout_s,
             deadline=time.monotonic() + self._settings.run_deadline_s,
+            stream_limit_bytes=0 if pursuit is None else self._stream_limit_bytes,
         )
+        if pursuit is not None:
+            yield from self._run_listening(targets, command, question, pursuit, interrupt)
+            return
         for reply in self.ask(targets, question, interrupt):
             yield answers.run_result(reply, command.script, command.reqid, command.encoding)
+
+    def _run_listening(
+        self,
+        targets: Sequence[Target],
+        command: RunCommand,
+        question: Question,
+        pursuit: Pursuit,
+        interrupt: Interrupt | None,
+    ) -> Iterator[HostResult]:
+        known = {target.name: target for target in targets}
+        readings: dict[str, Reading] = {}
+
+        def reading_of(host: str) -> Reading:
+            if host not in readings:
+                readings[host] = pursuit.new_reading(host)
+            return readings[host]
+
+        for said in self._send(targets, question, interrupt):
+            if isinstance(said, Part):
+                pursuit.feed(reading_of(said.key), said.chunk)
+                continue
+            reply = said if isinstance(said, Reply) else pursuit.finish(reading_of(said.key), said)
+            result = answers.run_result(reply, command.script, command.reqid, command.encoding)
+            reading = readings.pop(result.host, None)
+            if isinstance(said, Answer):
+                self._note_key(known[said.key], said)
+            if result.state == "lost":  # it runs all the same: it is asked where it was cut off
+                pursuit.add(known[result.host], reading, room=len(targets))
+                result = replace(result, state="running", error=f"{BROKEN} ({result.error})")
+            yield result if reading is None else reading.remainder(result, reply.document)
+
+    def pursue(
+        self,
+        listener: Listener,
+        reqid: str,
+        script: str,
+        encoding: str | None,
+        *,
+        read_timeout_s: float | None = None,
+    ) -> Pursuit:
+        """Who asks agents again, live, what became of a run; the caller turns and closes it."""
+        from ctrl_exec.services.pursuit import Pursuit
+
+        revoked, registered = self._revoked(), self._registered()
+
+        def make_call(target: Target, offsets: dict[str, int]) -> Call | None:
+            if target.record.fingerprint in revoked:
+                return None
+            query = f"stream=1&stdout={offsets['stdout']}&stderr={offsets['stderr']}"
+            question = Question(
+                "GET",
+                f"/result/{check_reqid(reqid)}?{query}",
+                limit_bytes=self._output_limit_bytes,
+                read_timeout_s=read_timeout_s or self._settings.read_timeout_s,
+                stream_limit_bytes=self._stream_limit_bytes,
+            )
+            # connections of its own are not kept: they would belong to no worker
+            return self._make_call(target, question, question.as_bytes(), (revoked, registered))
+
+        return Pursuit(
+            listener,
+            (reqid, script, encoding),
+            lambda room: self._transport.new_loop(room=room),
+            make_call,
+            self._note_key,
+        )
+
+    def cancel(
+        self, targets: Sequence[Target], reqid: str, *, interrupt: Interrupt | None = None
+    ) -> Iterator[CancelOutcome]:
+        """Have each end the run; whether it did."""
+        question = Question(
+            "POST",
+            "/cancel",
+            document=encode({"reqid": check_reqid(reqid)}),
+            read_timeout_s=_CANCEL_PATIENCE_S,
+            deadline=time.monotonic() + 2 * _CANCEL_PATIENCE_S,
+        )
+        for reply in self.ask(targets, question, interrupt):
+            yield answers.cancel_outcome(reply)
 
     def ping(
         self,
@@ -160,16 +256,18 @@ class AgentClient:
         *,
         encoding: str | None = None,
         within_s: float | None = None,
+        limit_bytes: int = 0,
         interrupt: Interrupt | None = None,
     ) -> Iterator[HostResult]:
         """What has become of a run on each; states as `agent_answers.polled_result` gives them.
 
-        `within_s` bounds the whole question.
+        `within_s` bounds the whole question, `limit_bytes` each answer: one that is larger is `running`
+        with the error `TOO_LARGE`.
         """
         question = Question(
             "GET",
             f"/result/{check_reqid(reqid)}",
-            limit_bytes=self._output_limit_bytes,
+            limit_bytes=limit_bytes or self._output_limit_bytes,
             read_timeout_s=self._settings.read_timeout_s,
             deadline=None if within_s is None else time.monotonic() + within_s,
         )
@@ -180,49 +278,55 @@ class AgentClient:
         self, targets: Sequence[Target], question: Question, interrupt: Interrupt | None = None
     ) -> Iterator[Reply]:
         """The question to each target, and its decoded answer; what all others are made of."""
-        revoked = self._revoked()
-        make_call = self._call_maker(targets, question, revoked)
         known = {target.name: target for target in targets}
+        for said in self._send(targets, question, interrupt):
+            if isinstance(said, Answer):
+                self._note_key(known[said.key], said)
+                yield answers.read_reply(said.key, said)
+            elif isinstance(said, Reply):
+                yield said
+
+    def _send(
+        self, targets: Sequence[Target], question: Question, interrupt: Interrupt | None
+    ) -> Iterator[Answer | Part | Reply]:
+        """What comes of the question; a reply of ours where the agent's key is revoked."""
+        revoked = self._revoked()
+        request = question.as_bytes(keeps_connection=self._settings.keeps_connections)
+        has_strangers = any(not target.record.fingerprint for target in targets)
+        registered = self._registered() if has_strangers else frozenset()
         calls = []
         for target in targets:
             if target.record.fingerprint in revoked:
                 yield Reply(target.name, "refused", error="certificate revoked")
             else:
-                calls.append(make_call(target))
-        for answer in self._transport.send(calls, interrupt):
-            if isinstance(answer, Part):  # no question of this method streams
-                continue
-            if answer.failure is None and answer.certificate is not None:
-                self._note_key(known[answer.key], answer.certificate)
-            yield answers.read_reply(answer.key, answer)
+                calls.append(self._make_call(target, question, request, (revoked, registered)))
+        yield from self._transport.send(calls, interrupt)
 
-    def _call_maker(
-        self, targets: Sequence[Target], question: Question, revoked: frozenset[str]
-    ) -> Callable[[Target], Call]:
-        request = question.as_bytes(keeps_connection=self._settings.keeps_connections)
-        has_strangers = any(not target.record.fingerprint for target in targets)
-        registered = self._registered() if has_strangers else frozenset()
+    def _make_call(
+        self, target: Target, question: Question, request: bytes, keys: tuple[frozenset[str], frozenset[str]]
+    ) -> Call:
+        revoked, registered = keys
+        fingerprint = target.record.fingerprint
+        return Call(
+            key=target.name,
+            host=target.record.address,
+            port=target.port,
+            request=request,
+            fingerprint=fingerprint or None,
+            limit_bytes=question.limit_bytes,
+            read_timeout_s=question.read_timeout_s,
+            deadline=question.deadline,
+            revoked=revoked,
+            foreign=frozenset() if fingerprint else registered,
+            streams=question.stream_limit_bytes > 0,
+            stream_limit_bytes=question.stream_limit_bytes,
+        )
 
-        def make_call(target: Target) -> Call:
-            fingerprint = target.record.fingerprint
-            return Call(
-                key=target.name,
-                host=target.record.address,
-                port=target.port,
-                request=request,
-                fingerprint=fingerprint or None,
-                limit_bytes=question.limit_bytes,
-                read_timeout_s=question.read_timeout_s,
-                deadline=question.deadline,
-                revoked=revoked,
-                foreign=frozenset() if fingerprint else registered,
-            )
-
-        return make_call
-
-    def _note_key(self, target: Target, certificate: Certificate) -> None:
-        if self._learn is not None and not target.record.fingerprint:
-            self._learn(target.name, certificate)
+    def _note_key(self, target: Target, answer: Answer) -> None:
+        if answer.failure is not None or answer.certificate is None or target.record.fingerprint:
+            return
+        if self._learn is not None:
+            self._learn(target.name, answer.certificate)
 
     def _sort_out(
         self,
@@ -247,3 +351,7 @@ class AgentClient:
     @property
     def _output_limit_bytes(self) -> int:
         return _CHARS_A_BYTE * self._settings.max_output_bytes + 65536
+
+    @property
+    def _stream_limit_bytes(self) -> int:
+        return _CHARS_A_BYTE * self._settings.max_run_output_bytes + 65536

@@ -83,9 +83,12 @@ class FanOut:
         finally:
             crew.close()
 
-    def new_loop(self, calls: Sequence[tuple[int, Call]] = ()) -> Loop:
-        """A loop in this process for the owner to turn and close. Raises: CertificateError."""
-        limits = replace(self._limits(1), max_open=len(calls) + _LATER_CONNECTIONS)
+    def new_loop(self, calls: Sequence[tuple[int, Call]] = (), *, room: int = 0) -> Loop:
+        """A loop in this process for the owner to turn and close, with room for that many calls at once.
+
+        Raises: CertificateError.
+        """
+        limits = replace(self._limits(1), max_open=max(len(calls), room) + _LATER_CONNECTIONS)
         return Loop(calls, self._current_context(), limits)
 
     def _limits(self, processes: int) -> LoopLimits:

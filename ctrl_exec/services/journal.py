@@ -272,6 +272,12 @@ class RunJournal:
         told = {*self._progress.spans, *self._unwritten}
         return with_output(record, {key: "".join(self._pieces(*key)) for key in told})
 
+    def full_result(self, host: str) -> HostResult:
+        """What is known of one host with all its output. Raises: StorageError."""
+        result = self.result_of(host)
+        stdout, stderr = ("".join(self._pieces(host, stream)) for stream in STREAMS)
+        return replace(result, stdout=stdout + result.stdout, stderr=stderr + result.stderr)
+
     def close(self) -> None:
         """Let the record go here; the lock ends when every process that inherited it has done so."""
         for fd in (self._lock_fd, self._events_fd):

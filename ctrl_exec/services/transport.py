@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Literal, Protocol
 
     from ctrl_exec.common.certificate import Certificate
+    from ctrl_exec.services.loop import Loop
 
     FailureKind = Literal["unreachable", "timeout", "refused", "lost", "too large", "protocol"]
 else:
@@ -116,3 +117,10 @@ class Transport(Protocol):
         Closing the iterator drops what is under way.
         """
         ...  # noqa: PIE790 - pyright takes a docstring alone for a body that returns None
+
+    def new_loop(self, calls: Sequence[tuple[int, Call]] = (), *, room: int = 0) -> Loop:
+        """A loop in this process for the owner to turn and close, with room for that many calls at once.
+
+        Raises: CertificateError.
+        """
+        ...  # noqa: PIE790 - as above

@@ -66,6 +66,10 @@ class WarmTransport:
         finally:
             journey.close()
 
+    def new_loop(self, calls: Sequence[tuple[int, Call]] = (), *, room: int = 0) -> Loop:
+        """A loop over fresh connections of this process. Raises: CertificateError."""
+        return self._fresh.new_loop(calls, room=room)
+
     def _place(self, calls: Sequence[Call]) -> tuple[list[_Errand], list[tuple[int, Call]]]:
         """An errand to each worker with its share, begun; and the calls that no worker takes."""
         shares: dict[int, list[tuple[int, Call]]] = {}

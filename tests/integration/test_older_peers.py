@@ -125,6 +125,7 @@ def test_run_and_discovery_reach_an_older_agent(old: OldDeployment, dispatcher: 
     (sent,) = [each for each in old.fleet.requests("old") if each["path"] == "/run"]
     assert sent["body"] == {
         "script": "hello", "args": ["a"], "reqid": report.reqid, "username": "tester", "token": "",
+        "stream": True,
     }  # fmt: skip
     found = discover(dispatcher, CALLER, ("old",))
     assert found["old"]["scripts"] == [

@@ -59,6 +59,7 @@ def test_a_run_on_all(bench: Bench) -> None:
     sent = [each for each in bench.fleet.requests("host-0001") if each["body"].get("reqid") == report.reqid]
     assert sent[0]["body"] == {
         "script": "job", "args": ["--x", "y z"], "reqid": report.reqid, "username": "tester", "token": "",
+        "stream": True,
     }  # fmt: skip
     assert bench.status(report.reqid) == report
 
@@ -382,7 +383,7 @@ def test_kill_of_the_detached_carrier(bench: Bench) -> None:
 
 def test_a_broken_connection_is_asked_after(bench: Bench) -> None:
     """An answer that was cut off is not taken for the end of the script."""
-    report = bench.run("cut", "host-0001")
+    report = bench.run("cut", "host-0001", read_timeout_s=1)
     assert [each.state for each in report.results] == ["running", "ok"]
     assert "connection broke" in report.results[0].error
     assert report.pending == ("cut",)

@@ -166,4 +166,5 @@ def test_descriptors_run_out_at_any_point(tmp_path: Path, agents: Fleet) -> None
         found = bench.status(reqid)
         assert set(found.counts) <= {"ok", "unreachable", "lost", "cancelled"}
     sweep(bench.dispatcher())
-    assert {path.suffix for path in bench.runs.iterdir() if path.is_file()} == {".json"}
+    # the log is kept of what was told piece by piece
+    assert {path.suffix for path in bench.runs.iterdir() if path.is_file()} - {".events"} == {".json"}
