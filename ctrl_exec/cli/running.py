@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from ctrl_exec.cli.context import Context
     from ctrl_exec.cli.progress import Release
     from ctrl_exec.cli.results import ResultPrinter
-    from ctrl_exec.cli.way import Way, Wish
+    from ctrl_exec.cli.way import Way
+    from ctrl_exec.cli.wish import Wish
     from ctrl_exec.common.messages import HostResult
 
-MAX_LOCK_WAIT_S = 3600
 FAREWELL = "ctrl-exec: leaving; the scripts go on"
 
 
@@ -50,8 +50,9 @@ def target_patterns(hosts: Sequence[str], arguments: Arguments) -> tuple[str, ..
 def execute_run(context: Context, arguments: Arguments) -> int:
     """Run a script on hosts and show what each of them answered."""
     from ctrl_exec.cli.targets import with_suggestions
+    from ctrl_exec.cli.wish import run_wish
 
-    wish = run_wish(arguments)
+    wish = run_wish(arguments, target_patterns(arguments.words[:-1], arguments))
     with with_suggestions(context, () if arguments.rest else arguments.words):
         if arguments.flag("follow"):
             return run_followed(context, arguments, wish)
@@ -189,50 +190,6 @@ def say_unknown(context: Context) -> int:
     return errors.INTERRUPTED
 
 
-def run_wish(arguments: Arguments) -> Wish:
-    """Build the request from the words of `run`.
-
-    Raises:
-        UsageError: the script or the hosts are missing, an option has a bad value.
-    """
-    from ctrl_exec.cli.way import Wish
-    from ctrl_exec.common.errors import UsageError
-
-    if arguments.flag("follow") and (arguments.flag("async") or arguments.text("encoding") == "base64"):
-        raise UsageError("--follow shows text as it comes: it goes neither with --async nor with base64")
-    *hosts, script = arguments.words
-    patterns = target_patterns(hosts, arguments)
-    if not patterns:
-        raise UsageError("missing HOST: name the hosts before the script, or give --all or -t TAG=VALUE")
-    return Wish(
-        hosts=patterns,
-        script=script,
-        args=arguments.rest,
-        timeout_s=whole_seconds(arguments, "timeout", 7 * 86400),
-        read_timeout_s=whole_seconds(arguments, "read-timeout", 86400),
-        lock_wait_s=whole_seconds(arguments, "lock-wait", MAX_LOCK_WAIT_S) or 0,
-        encoding=arguments.text("encoding") or "utf-8",
-        is_async=arguments.flag("async"),
-        agent_port=arguments.port("port"),
-    )
-
-
-def whole_seconds(arguments: Arguments, name: str, maximum: int) -> int | None:
-    """Give a duration as whole seconds, at least one.
-
-    Raises:
-        UsageError: it is outside the range.
-    """
-    from ctrl_exec.common.errors import UsageError
-
-    given = arguments.duration_s(name)
-    if given is None:
-        return None
-    if not 1 <= given <= maximum:
-        raise UsageError(f"--{name}: expected 1 to {maximum} seconds, not {arguments.text(name)!r}")
-    return int(-(-given // 1))
-
-
 def show_accepted(context: Context, document: Mapping[str, Any]) -> int:
     """Print the request id of a run that goes on without us."""
     reqid = str(document["reqid"])
@@ -304,6 +261,10 @@ COMMANDS = {
             Option(("--lock-wait",), "wait this long for other runs of the script on these hosts", "SECONDS"),
             Option(("--async",), "start it, print the request id and leave"),
             Option(("-f", "--follow"), "show output as it comes, each line behind its host's name"),
+            Option(("--batch",), "so many hosts at a time: a number, or 10%", "SIZE"),
+            Option(("--canary",), "so many hosts before all others", "COUNT"),
+            Option(("--max-failures",), "begin no further batch once more have failed (default: 0)", "COUNT"),
+            Option(("--pause",), "wait this long between batches", "SECONDS"),
             Option(("--encoding",), "how output comes with --json", "ENCODING", choices=("utf-8", "base64")),
             Option(("--gather",), "show output that is alike once (the default above 10 hosts)"),
             Option(("--no-gather",), "show every host's output"),
@@ -319,6 +280,7 @@ COMMANDS = {
             "ctrl-exec run web-01 web-02 deploy -- --version 1.4",
             "ctrl-exec run -t role=web -x web-07 restart",
             "ctrl-exec run --all --async --json uptime",
+            "ctrl-exec run -t role=web --canary 1 --batch 20% --max-failures 1 deploy",
         ),
         takes_rest=True,
         exit_codes=(0, 1, 2, 3, 4, 5, 130),

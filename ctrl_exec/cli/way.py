@@ -13,7 +13,6 @@ import os
 from ctrl_exec.cli.daemon import GRACE_S, Daemon, Question, UnsentError
 from ctrl_exec.cli.following import BEGINNING, Following
 from ctrl_exec.common import errors
-from ctrl_exec.common.value import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,54 +22,10 @@ if TYPE_CHECKING:
     from ctrl_exec.cli.arguments import Arguments
     from ctrl_exec.cli.context import Context
     from ctrl_exec.cli.progress import Release
+    from ctrl_exec.cli.wish import Wish
     from ctrl_exec.common.messages import HostResult
-    from ctrl_exec.operations.run import RunRequest
 
     T = TypeVar("T")
-
-
-@value
-class Wish:
-    """What a command line wants run; `hosts` are patterns. A `RunRequest` that costs no imports."""
-
-    hosts: tuple[str, ...]
-    script: str
-    args: tuple[str, ...] = ()
-    timeout_s: int | None = None
-    read_timeout_s: int | None = None
-    lock_wait_s: int = 0
-    encoding: str = "utf-8"
-    is_async: bool = False
-    agent_port: int | None = None
-
-    def body(self) -> dict[str, Any]:
-        """Give the body of `POST /run`, without the credentials."""
-        optional = {
-            "args": list(self.args) or None,
-            "timeout": self.timeout_s,
-            "read_timeout": self.read_timeout_s,
-            "lock_wait": self.lock_wait_s or None,
-            "encoding": None if self.encoding == "utf-8" else self.encoding,
-            "async": self.is_async or None,
-        }
-        wanted = {"hosts": list(self.hosts), "script": self.script}
-        return wanted | {key: each for key, each in optional.items() if each is not None}
-
-    def request(self) -> RunRequest:
-        """Give the request of the operation."""
-        from ctrl_exec.operations.run import RunRequest
-
-        return RunRequest(
-            hosts=self.hosts,
-            script=self.script,
-            args=self.args,
-            timeout_s=self.timeout_s,
-            read_timeout_s=self.read_timeout_s,
-            lock_wait_s=self.lock_wait_s,
-            encoding=self.encoding,
-            is_async=self.is_async,
-            agent_port=self.agent_port,
-        )
 
 
 class Way:
