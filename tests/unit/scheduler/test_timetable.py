@@ -1,13 +1,11 @@
-"""What is due when: cron against a slow oracle, missed moments, clocks that jump."""
+"""What is due when: cron, missed moments, clocks that jump."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ctrl_exec.common.errors import ConfigError
 from ctrl_exec.scheduler.timetable import Duty, Timetable, cron, every
@@ -60,55 +58,6 @@ def test_bad_expressions_are_named(expression: str) -> None:
     """Five fields within their ranges, or a ConfigError that shows what was given."""
     with pytest.raises(ConfigError, match="cron"):
         cron(expression, UTC)
-
-
-FIELDS = (
-    ("*", "*/15", "7", "0,30", "10-20"),
-    ("*", "3", "*/6"),
-    ("*", "1", "15,31"),
-    ("*", "2", "1-6"),
-    ("*", "0", "1-5"),
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.tuples(*(st.sampled_from(each) for each in FIELDS)),
-    st.datetimes(datetime(2026, 1, 1), datetime(2027, 12, 31)),
-)
-def test_cron_against_a_minute_by_minute_oracle(fields: tuple[str, ...], start: datetime) -> None:
-    """The same moment as trying each minute gives."""
-    now = start.replace(tzinfo=UTC)
-    minute = now.replace(second=0, microsecond=0) + timedelta(minutes=1)
-    for _ in range(60 * 24 * 40):
-        if fits(fields, minute):
-            assert cron(" ".join(fields), UTC)(now.timestamp()) == minute.timestamp()
-            return
-        minute += timedelta(minutes=1)
-    found = cron(" ".join(fields), UTC)(now.timestamp())
-    assert found is None or found >= minute.timestamp()
-
-
-def fits(fields: tuple[str, ...], moment: datetime) -> bool:
-    minute, hour, day, month, weekday = fields
-    days = (matches(day, moment.day, 1), matches(weekday, moment.isoweekday() % 7, 0))
-    either = all(days) if "*" in (day, weekday) else any(days)
-    return (
-        matches(minute, moment.minute, 0)
-        and matches(hour, moment.hour, 0)
-        and matches(month, moment.month, 1)
-        and either
-    )
-
-
-def matches(field: str, number: int, least: int) -> bool:
-    if field.startswith("*"):
-        return (number - least) % int(field[2:] or 1) == 0
-    for part in field.split(","):
-        first, _, last = part.partition("-")
-        if int(first) <= number <= int(last or first):
-            return True
-    return False
 
 
 def table(now: float, **periods: float) -> Timetable:
