@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ctrl_exec.common.log import Log
     from ctrl_exec.common.routing import Match, Request
     from ctrl_exec.config import Config
-    from ctrl_exec.services.authority import Caller
+    from ctrl_exec.services.authority import Caller, Submitter
 
 LAYOUT = Layout(FIGURES)
 _NO_ROUTE = len(FIGURES)
@@ -58,6 +58,7 @@ class Application:
             log,
             environment=environment,
             transport=warm_transport(config),
+            token_check=self._check_token,
             on_verdict=self._note_verdict,
         )
         self._router = Router(ALL_ROUTES)
@@ -101,7 +102,7 @@ class Application:
         assert isinstance(route, ApiRoute)
         access.check_media(request, origin)
         document = decode_body(request, route.keys, is_required=route.needs_body)
-        caller = access.identify(request, self.config, document)
+        caller = self._gate.proven(access.identify(request, self.config, document))
         inquiry = Inquiry(request, child, self.dispatcher, caller, match.parameters, document, figures)
         if route.authorised_by == API:
             inquiry.authorise("api", reqid=request.reqid)
@@ -146,7 +147,7 @@ class Application:
     def _bare_caller(self, request: Request) -> Caller:
         try:
             document = parse_object(request.body) if request.body else {}
-            return access.identify(request, self.config, document)
+            return self._gate.proven(access.identify(request, self.config, document))
         except InvalidInputError:
             return replace(access.way_in(request), source_ip=access.source_address(request, self.config))
 
@@ -161,6 +162,9 @@ class Application:
     def _throttled_as(self, request: Request) -> str:
         uid = request.peer.unix_uid
         return access.source_address(request, self.config) if uid is None else f"uid {uid}"
+
+    def _check_token(self, caller: Caller, action: str, submitter: Submitter | None) -> None:
+        self._gate.check_token(caller, action, submitter)
 
     def _note_verdict(self, verdict: HookVerdict) -> None:
         if self._figures is not None:

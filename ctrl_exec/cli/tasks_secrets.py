@@ -76,7 +76,7 @@ COMMANDS = {
             ),
         ),
         description=(
-            "The key is <etc_dir>/secrets.key, 0600, of the service user. Keep a copy apart from the copies of"
+            "The key is <etc_dir>/secrets.key, 0600, of the service user. Keep a copy apart from those of"
             " the database: without it its secrets are lost, with it they are open."
         ),
         examples=("ctrl-exec secrets init", "ctrl-exec secrets rotate"),

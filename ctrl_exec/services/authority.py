@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from ctrl_exec.common.clock import iso_z, utc_now
 from ctrl_exec.common.errors import ConfigError, DeniedError
-from ctrl_exec.common.hook import DENIED, HookQuestion, HookSettings, HookVerdict, ask_hook
+from ctrl_exec.common.hook import (
+    DENIED,
+    INSUFFICIENT_PRIVILEGE,
+    HookQuestion,
+    HookSettings,
+    HookVerdict,
+    ask_hook,
+)
 from ctrl_exec.common.value import replace, value
 
 TYPE_CHECKING = False
@@ -26,7 +33,12 @@ NO_HOOK_DETAIL = "no auth hook configured (set auth_hook in ctrl-exec.conf; see 
 # ways in that file permissions guard: without a hook they are open
 _LOCAL = ("cli", "socket", "scheduler")
 # tokens of the task layer and of pairing are ours; no agent ever sees one
-_OWN_TOKENS = ("ctpat_", "ctoat_", "ctpair_")
+_OWN_TOKENS = ("ctpat_", "ctoat_", "ctort_", "ctpair_")
+
+
+def is_own_token(token: str) -> bool:
+    """Whether the text looks like a token of the task layer, which resolves it before anyone is asked."""
+    return token.startswith(("ctpat_", "ctoat_"))
 
 
 @value
@@ -60,7 +72,8 @@ class AuthoritySettings:
 
     `hook` gives the hook's settings at the time of asking (its environment file may change), None
     without a hook. `default` (deny, allow, token) governs where there is none. `token_check` is the
-    task layer's: it raises DeniedError unless the caller's own token permits the action.
+    task layer's: it raises DeniedError unless the token that proved the caller permits the action on
+    what the submitter started.
     `on_verdict` is told what the hook said, for figures.
     """
 
@@ -69,7 +82,7 @@ class AuthoritySettings:
     forwards_token: bool = True
     dispatcher: str = ""
     dispatcher_serial: Callable[[], str] = str
-    token_check: Callable[[Caller, str], None] | None = None
+    token_check: Callable[[Caller, str, Submitter | None], None] | None = None
     on_verdict: Callable[[HookVerdict], None] | None = None
 
 
@@ -115,7 +128,7 @@ class Authority:
         Raises: DeniedError with code and reason; PayloadError if the hook can't be told all of it.
         """
         if self._settings.hook is None:
-            self._check_without_hook(caller, action)
+            self._check_without_hook(caller, action, submitter)
             return
         question = self._question(caller, action, submitter or Submitter())
         verdict = self._ask(
@@ -133,8 +146,7 @@ class Authority:
         Raises: DeniedError; PayloadError.
         """
         if self._settings.hook is None:
-            self._check_without_hook(caller, action)
-            return True
+            return self._sees_without_hook(caller, action, submitter)
         question = self._question(caller, action, submitter)
         verdict = self._ask(self._settings.hook, replace(question, reqid=reqid, script=script))
         if verdict.cause in ("exit 1", "exit 3"):
@@ -148,13 +160,23 @@ class Authority:
         token = caller.forwarded_token
         return token if self._settings.forwards_token and not token.startswith(_OWN_TOKENS) else ""
 
-    def _check_without_hook(self, caller: Caller, action: str) -> None:
+    def _sees_without_hook(self, caller: Caller, action: str, submitter: Submitter) -> bool:
+        try:
+            self._check_without_hook(caller, action, submitter)
+        except DeniedError as error:
+            if error.code == INSUFFICIENT_PRIVILEGE:
+                return False
+            raise
+        return True
+
+    def _check_without_hook(self, caller: Caller, action: str, submitter: Submitter | None) -> None:
         self.require_open(caller)
-        if caller.via in _LOCAL or self._settings.default == "allow":
+        is_local = caller.via in _LOCAL and caller.auth != "token"
+        if is_local or self._settings.default == "allow":
             return
         if self._settings.token_check is None:
             raise DeniedError(DENIED, "denied", NO_HOOK_DETAIL)
-        self._settings.token_check(caller, action)
+        self._settings.token_check(caller, action, submitter)
 
     def _question(self, caller: Caller, action: str, submitter: Submitter) -> HookQuestion:
         return HookQuestion(

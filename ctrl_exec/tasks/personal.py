@@ -101,5 +101,6 @@ def revoke_personal(store: Store, identity: Identity, token_id: str) -> None:
         if token.kind != PERSONAL or token.revoked_ns is not None or not (is_theirs or identity.has_all):
             raise NotFoundError(f"no personal access token {token_id[:40]}")
         tokens.revoke_token(store, token_id)
+        tokens.revoke_family(store, token_id)  # what the token endpoint gave for it
         act = ("revoke", "personalAccessToken", token_id)
         audit.record(store, identity, act, before=encode_personal(token))

@@ -52,7 +52,11 @@ def test_a_body_has_the_keys_that_the_table_lets_in(route: Any) -> None:
     if body is None:
         assert not route.keys
         return
-    assert body["required"] is route.needs_body
+    is_form = "application/x-www-form-urlencoded" in body["content"]
+    assert body["required"] is (route.needs_body or is_form)
+    if is_form:
+        assert not route.keys
+        return
     _, schema = resolve(body["content"]["application/json"]["schema"])
     credentials = () if isinstance(route, TaskRoute) else CREDENTIALS
     assert set(schema["properties"]) == {*route.keys, *credentials}

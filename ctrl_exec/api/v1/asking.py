@@ -57,11 +57,10 @@ class TaskRoute(Route):
 
 
 @value
-class Asking(Inquiry):
-    """One request to the task layer on its way to its handler."""
+class Visit(Inquiry):
+    """One request to a public route of the task layer, whose handler judges what comes."""
 
     store: Store
-    identity: Identity
 
     @property
     def sealer(self) -> Sealer:
@@ -69,6 +68,13 @@ class Asking(Inquiry):
         from ctrl_exec.tasks.sealing import Sealer
 
         return Sealer(self.dispatcher.config.secrets_key_path)
+
+
+@value
+class Asking(Visit):
+    """One request to the task layer on its way to its handler."""
+
+    identity: Identity
 
     def seal(self, contents: dict[str, Any]) -> bytes:
         """SECRET parameters as an execution holds them. Raises: ServiceError; StorageError."""

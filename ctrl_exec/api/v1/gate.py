@@ -6,7 +6,9 @@ Owns that order. A child opens the database when the first request to the task l
 from __future__ import annotations
 
 from ctrl_exec.api import access
-from ctrl_exec.api.v1.asking import ADMIN, Asking, TaskRoute, bearer_of, body_of, caller_of
+from ctrl_exec.api.v1.asking import ADMIN, PUBLIC, Asking, TaskRoute, Visit, bearer_of, body_of, caller_of
+from ctrl_exec.common.errors import InvalidInputError, UnauthorizedError
+from ctrl_exec.common.value import replace
 from ctrl_exec.tasks.opening import open_store
 
 TYPE_CHECKING = False
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from ctrl_exec.common.http import Child
     from ctrl_exec.common.routing import Match, Request, Response
     from ctrl_exec.dispatcher import Dispatcher
-    from ctrl_exec.services.authority import Caller
+    from ctrl_exec.services.authority import Caller, Submitter
     from ctrl_exec.tasks.identity import Identity
 
 ACTION = "task"
@@ -28,6 +30,7 @@ class Gate:
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         self.store = open_store(dispatcher.config)
+        self._proven: Identity | None = None
 
     def preload(self) -> None:
         """Have what most requests need loaded before the fork, where the task layer is in use at all.
@@ -48,10 +51,44 @@ class Gate:
         source_ip = access.source_address(request, self._dispatcher.config)
         return identify(self.store, bearer_of(request), source_ip=source_ip)
 
+    def proven(self, caller: Caller) -> Caller:
+        """A caller of the core; with a token of ours its user, by a proven name and without the token.
+
+        Raises: UnauthorizedError; InvalidInputError if another name is claimed beside it.
+        """
+        from ctrl_exec.services.authority import is_own_token
+
+        self._proven = None
+        if not is_own_token(caller.token):
+            return caller
+        from ctrl_exec.tasks.identity import identify
+
+        identity = identify(self.store, caller.token, source_ip=caller.source_ip)
+        if caller.auth == "claimed" and caller.username.lower() != identity.username.lower():
+            raise InvalidInputError("username: expected the token's user, or none", field="username")
+        self._proven = identity
+        return replace(caller, username=identity.username, token="", auth="token", forwarded_token="")
+
+    def check_token(self, caller: Caller, action: str, submitter: Submitter | None) -> None:
+        """Judge an action of the core by the token it came with (`api_auth_default = token`).
+
+        Raises: UnauthorizedError without one; DeniedError.
+        """
+        if caller.auth != "token" or self._proven is None:
+            challenge = "invalid_token" if caller.token else ""
+            raise UnauthorizedError("a token is needed: Authorization: Bearer ctpat_…", challenge=challenge)
+        from ctrl_exec.tasks.oauth import check_core
+
+        check_core(self._proven, action, submitter.username if submitter is not None else None)
+
     def answer(self, request: Request, child: Child, match: Match, figures: Figures) -> Response:
         """The answer of a route of the task layer."""
         route = match.route
         assert isinstance(route, TaskRoute)
+        if route.authorised_by == PUBLIC:
+            caller = access.way_in(request)
+            visit = Visit(request, child, self._dispatcher, caller, match.parameters, {}, figures, self.store)
+            return route.handler(visit)
         identity = self.identify(request)
         access.check_media(request, request.header("origin") or "")
         document = body_of(request, route)

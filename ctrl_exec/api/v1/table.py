@@ -5,8 +5,8 @@ Owns which path and method there is, the scope a token needs, the keys its body 
 
 from __future__ import annotations
 
-from ctrl_exec.api.v1 import projects, tasks, users
-from ctrl_exec.api.v1.asking import TaskRoute
+from ctrl_exec.api.v1 import audit, constants, oauth, projects, tasks, teams, users
+from ctrl_exec.api.v1.asking import PAGE_KEYS, PUBLIC, TaskRoute
 
 _PROJECTS = "/api/v1/projects"
 _PROJECT = "/api/v1/projects/{projectId}"
@@ -15,6 +15,10 @@ _TASK = "/api/v1/tasks/{taskId}"
 _USERS = "/api/v1/users"
 _USER = "/api/v1/users/{userId}"
 _TOKENS = "/api/v1/personal-access-tokens"
+_CONSTANTS = f"{_PROJECT}/constants"
+_SECRETS = f"{_PROJECT}/secrets"
+_TEAMS = "/api/v1/teams"
+_TEAM = "/api/v1/teams/{teamId}"
 _WHOLE_TASK = (*tasks.OWN_KEYS, *tasks.TASK_KEYS)
 _WHOLE_PROJECT = (*projects.OWN_KEYS, *projects.PROJECT_KEYS)
 
@@ -49,4 +53,30 @@ TASK_ROUTES = (
     ),
     TaskRoute("GET", _TOKENS, "tokens", users.index_tokens, query=users.TOKEN_LIST_KEYS),
     TaskRoute("DELETE", f"{_TOKENS}/{{personalAccessTokenId}}", "token-revoke", users.revoke_token, "write"),
+    TaskRoute("GET", _CONSTANTS, "constants", constants.index),
+    TaskRoute(
+        "POST", _CONSTANTS, "constant-create", constants.create, "write", constants.KEYS, needs_body=True
+    ),
+    TaskRoute(
+        "PATCH", f"{_CONSTANTS}/{{constantId}}", "constant-amend", constants.amend, "write", constants.KEYS,
+        needs_body=True,
+    ),
+    TaskRoute("DELETE", f"{_CONSTANTS}/{{constantId}}", "constant-remove", constants.remove, "write"),
+    TaskRoute("GET", _SECRETS, "secrets", constants.index_secrets),
+    TaskRoute(
+        "POST", _SECRETS, "secret-create", constants.create_secret, "write", constants.KEYS, needs_body=True
+    ),
+    TaskRoute(
+        "PATCH", f"{_SECRETS}/{{secretId}}", "secret-replace", constants.replace_secret, "write",
+        constants.KEYS, needs_body=True,
+    ),
+    TaskRoute("DELETE", f"{_SECRETS}/{{secretId}}", "secret-remove", constants.remove_secret, "write"),
+    TaskRoute("POST", _TEAMS, "team-create", teams.create, "admin", teams.KEYS, needs_body=True),
+    TaskRoute("GET", _TEAMS, "teams", teams.index, "admin", query=PAGE_KEYS),
+    TaskRoute("GET", _TEAM, "team", teams.show, "admin"),
+    TaskRoute("PATCH", _TEAM, "team-amend", teams.amend, "admin", teams.KEYS, needs_body=True),
+    TaskRoute("DELETE", _TEAM, "team-remove", teams.remove, "admin"),
+    TaskRoute("GET", "/api/v1/audit", "audit", audit.index, query=audit.LIST_KEYS),
+    TaskRoute("POST", "/oauth/token", "oauth-token", oauth.token, authorised_by=PUBLIC),
+    TaskRoute("POST", "/oauth/revoke", "oauth-revoke", oauth.revoke, authorised_by=PUBLIC),
 )  # fmt: skip

@@ -16,6 +16,7 @@ from ctrl_exec.tasks.ulid import new_ulid
 from tests.support.office import PROJECT, Office, a_task
 
 GUARDED = [route for route in TASK_ROUTES if route.authorised_by != PUBLIC]
+ABSENT = ("personalAccessTokenId", "constantId", "secretId", "teamId")
 ANYBODY, ADMINISTRATOR = "ANYBODY", "ADMINISTRATOR"
 # who may; ANYBODY: with or without a role anywhere. Whoever lacks a role in the project finds nothing there.
 LEAST = {
@@ -25,13 +26,20 @@ LEAST = {
     "project-remove": ADMINISTRATOR, "roles": "MANAGER", "roles-replace": ADMINISTRATOR, "profile": ANYBODY,
     "user-create": ADMINISTRATOR, "users": ADMINISTRATOR, "user": ADMINISTRATOR, "user-amend": ADMINISTRATOR,
     "user-remove": ADMINISTRATOR, "token-create": ANYBODY, "tokens": ANYBODY, "token-revoke": ANYBODY,
+    "constants": "VIEWER", "constant-create": "MANAGER", "constant-amend": "MANAGER",
+    "constant-remove": "MANAGER", "secrets": "MANAGER", "secret-create": "MANAGER",
+    "secret-replace": "MANAGER", "secret-remove": "MANAGER", "team-create": ADMINISTRATOR,
+    "teams": ADMINISTRATOR, "team": ADMINISTRATOR, "team-amend": ADMINISTRATOR, "team-remove": ADMINISTRATOR,
+    "audit": ADMINISTRATOR,
 }  # fmt: skip
 # what does not change anything even when it is allowed: it names what is not there, or leaves all as it is
 BODIES: dict[str, Any] = {
     "task-create": a_task(name=""), "task-replace": a_task(name=""), "task-amend": {"name": ""},
     "project-create": {"name": ""}, "project-replace": {"name": ""}, "project-amend": {"name": ""},
     "roles-replace": {"items": [{}]}, "user-create": {"name": ""}, "user-amend": {"name": ""},
-    "token-create": {"name": ""},
+    "token-create": {"name": ""}, "constant-create": {"name": ""}, "constant-amend": {"name": ""},
+    "secret-create": {"name": ""}, "secret-replace": {"name": ""}, "team-create": {"name": ""},
+    "team-amend": {"name": ""},
 }  # fmt: skip
 
 
@@ -55,7 +63,8 @@ def dead(office: Office) -> dict[str, str]:
 def path_of(office: Office, route: TaskRoute, task: dict[str, Any]) -> str:
     known = {
         "projectId": PROJECT, "taskId": task["taskId"], "userId": office.users["viewer"],
-        "personalAccessTokenId": new_ulid(1),
+        "personalAccessTokenId": new_ulid(1), "constantId": new_ulid(1), "secretId": new_ulid(1),
+        "teamId": new_ulid(1),
     }  # fmt: skip
     return route.pattern.format(**known)
 
@@ -63,7 +72,9 @@ def path_of(office: Office, route: TaskRoute, task: dict[str, Any]) -> str:
 def expected(route: TaskRoute, who: str) -> tuple[int, ...]:
     """The statuses that this user may get: what is allowed fails at most by the body's fault."""
     least = LEAST[route.name]
-    fine = (200, 400, 404) if route.name == "token-revoke" else (200, 400)
+    # what these name is not there
+    names_nothing = any(f"{{{each}}}" in route.pattern for each in ABSENT)
+    fine = (404,) if names_nothing else (200, 400)
     if who == "admin" or least == ANYBODY:
         return fine
     if least == ADMINISTRATOR:
@@ -74,6 +85,8 @@ def expected(route: TaskRoute, who: str) -> tuple[int, ...]:
         return (404,) if is_named else (400,)
     if ROLES.index(who.upper()) <= ROLES.index(least):
         return fine
+    if names_nothing:
+        return (403, 404)
     return (403,) if is_named else (400,)
 
 

@@ -75,7 +75,7 @@ def test_want_of_a_hook_is_said_before_anything_else() -> None:
 def test_token_default_asks_the_task_layer() -> None:
     """Its judgement is taken as it is."""
 
-    def judge(caller: Caller, action: str) -> None:
+    def judge(caller: Caller, action: str, _submitter: Submitter | None) -> None:
         if (caller.token, action) != ("ctpat_good", "run"):
             raise DeniedError(3, "insufficient privilege")
 

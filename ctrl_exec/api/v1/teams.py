@@ -1,0 +1,53 @@
+"""`/api/v1/teams`."""
+
+from __future__ import annotations
+
+from ctrl_exec.api.v1.asking import PAGE_KEYS, list_response, page_of, query_of
+from ctrl_exec.common.routing import Response, json_response
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ctrl_exec.api.v1.asking import Asking
+
+KEYS = ("name", "userIds")
+
+
+def create(asking: Asking) -> Response:
+    """`POST /api/v1/teams`."""
+    from ctrl_exec.tasks.teams import decode_team, encode_team, save_team
+
+    team = save_team(asking.store, asking.identity, decode_team(asking.document))
+    return json_response(201, encode_team(team), (("Location", f"/api/v1/teams/{team.team_id}"),))
+
+
+def index(asking: Asking) -> Response:
+    """`GET /api/v1/teams`."""
+    from ctrl_exec.tasks.teams import encode_team, list_teams
+
+    limit, cursor = page_of(query_of(asking.request, PAGE_KEYS))
+    found = list_teams(asking.store, limit=limit + 1, after_id=cursor)
+    return list_response(found, limit, encode_team, lambda team: team.team_id)
+
+
+def show(asking: Asking) -> Response:
+    """`GET /api/v1/teams/{teamId}`."""
+    from ctrl_exec.tasks.teams import encode_team, find_team
+
+    return json_response(200, encode_team(find_team(asking.store, asking.parameters["teamId"])))
+
+
+def amend(asking: Asking) -> Response:
+    """`PATCH /api/v1/teams/{teamId}`."""
+    from ctrl_exec.tasks.teams import decode_team, encode_team, find_team, save_team
+
+    current = find_team(asking.store, asking.parameters["teamId"])
+    team = save_team(asking.store, asking.identity, decode_team(asking.document, current))
+    return json_response(200, encode_team(team))
+
+
+def remove(asking: Asking) -> Response:
+    """`DELETE /api/v1/teams/{teamId}`."""
+    from ctrl_exec.tasks.teams import remove_team
+
+    remove_team(asking.store, asking.identity, asking.parameters["teamId"])
+    return Response(204)
