@@ -6,7 +6,6 @@ know any command, and imports nothing slow: this is a third of the start of `ctr
 
 from __future__ import annotations
 
-from ctrl_exec.cli.command import LATER_OPTIONS
 from ctrl_exec.common.errors import UsageError
 
 TYPE_CHECKING = False
@@ -130,8 +129,6 @@ def read_option(word: str, following: Sequence[str], table: Mapping[str, Option]
     if option is None and len(word) > 2 and word[1] != "-" and word[:2] in table:
         # `-tenv=prod`: the value stands right behind the letter
         option, name, equals, attached = table[word[:2]], word[:2], "=", word[2:]
-    if option is None and name in LATER_OPTIONS:
-        raise UsageError(f"{name} is not part of this version")
     if option is None:
         raise UsageError(f"unknown option {name}" + suggestion(name, table))
     if not option.metavar:

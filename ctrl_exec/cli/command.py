@@ -113,8 +113,5 @@ TARGET_OPTIONS = (
 PORT_OPTION = Option(("--port",), "the agents' port, instead of the one in the registry", "PORT")
 TIMEOUT_OPTION = Option(("--timeout",), "give up after this long: seconds, or 30s, 10m, 2h", "SECONDS")
 
-# Options of the product that this version does not have; said plainly instead of "unknown".
-LATER_OPTIONS: tuple[str, ...] = ()
-
 # What may also stand before the command's name.
 SHARED_OPTIONS = (*GLOBAL_OPTIONS, *CREDENTIAL_OPTIONS, *TARGET_OPTIONS, PORT_OPTION, TIMEOUT_OPTION)

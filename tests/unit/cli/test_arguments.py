@@ -84,7 +84,6 @@ def test_repeated_options_keep_their_order_and_plain_ones_their_last() -> None:
         ("web deploy --prot 1", "unknown option --prot (did you mean --port?)"),
         ("web deploy --zzzzzzz", "unknown option --zzzzzzz"),
         ("web deploy -z", "unknown option -z"),
-        ("web deploy --batch 10", "--batch is not part of this version"),
         ("web deploy --port", "--port needs a value: --port PORT"),
         ("web deploy --json=yes", "--json takes no value"),
         ("web deploy --mode fats", "--mode: expected fast or slow, not 'fats' (did you mean fast?)"),
