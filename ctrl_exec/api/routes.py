@@ -8,7 +8,7 @@ at all. A test walks every line with every kind of credential.
 from __future__ import annotations
 
 import ctrl_exec
-from ctrl_exec.api import docs, fleet, information, listing, metrics, pairing, runs
+from ctrl_exec.api import docs, fleet, information, listing, metrics, pairing, runs, watching
 from ctrl_exec.api.v1.asking import TaskRoute
 from ctrl_exec.api.v1.table import TASK_ROUTES
 from ctrl_exec.common.routing import Response, Route, json_response
@@ -70,6 +70,8 @@ ROUTES = (
     ApiRoute("GET", "/openapi.json", "openapi", information.static_spec),
     ApiRoute("GET", "/openapi-live.json", "openapi-live", information.live_spec),
     ApiRoute("GET", "/runs", "runs", listing.show_runs, OPERATION),
+    ApiRoute("GET", "/runs/{reqid}/output", "run-output", watching.show_output, OPERATION),
+    ApiRoute("POST", "/runs/{reqid}/cancel", "run-cancel", watching.cancel_run, OPERATION),
     ApiRoute("GET", "/metrics", "metrics", metrics.show_metrics),
     ApiRoute("GET", "/docs", "docs", docs.page, PUBLIC),
     ApiRoute("GET", "/docs/{file}", "docs-file", docs.asset, PUBLIC),

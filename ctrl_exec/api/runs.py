@@ -11,9 +11,17 @@ import signal
 
 from ctrl_exec.api.inquiry import required_hosts_of
 from ctrl_exec.common.errors import InvalidInputError, LockedError, UnknownRunError
-from ctrl_exec.common.messages import MAX_TIMEOUT_S, arguments_of, bounded_of, encoding_of, flag_of
+from ctrl_exec.common.messages import (
+    MAX_TIMEOUT_S,
+    arguments_of,
+    bounded_of,
+    encoding_of,
+    flag_of,
+    read_object,
+)
 from ctrl_exec.common.names import REQID, check_script
 from ctrl_exec.common.routing import json_response
+from ctrl_exec.operations.rollout import Batch
 from ctrl_exec.operations.run import MAX_LOCK_WAIT_S, MAX_READ_TIMEOUT_S, RunRequest, check_request, run
 from ctrl_exec.operations.status import status
 from ctrl_exec.services.authority import Submitter
@@ -29,7 +37,8 @@ if TYPE_CHECKING:
     from ctrl_exec.common.routing import Response
     from ctrl_exec.operations.once import Once
 
-RUN_KEYS = ("hosts", "script", "args", "timeout", "read_timeout", "lock_wait", "encoding", "async")
+RUN_KEYS = ("hosts", "script", "args", "timeout", "read_timeout", "lock_wait", "encoding", "async", "batch")
+BATCH_KEYS = ("size", "max_failures", "pause", "canary")
 _LONG_AFTER_S = 1.0
 _REPLAYED = (("Idempotent-Replayed", "true"),)
 
@@ -46,8 +55,51 @@ def decode_run_request(document: dict[str, Any]) -> RunRequest:
             lock_wait_s=_seconds(document, "lock_wait", 0, MAX_LOCK_WAIT_S) or 0,
             encoding=encoding_of(document) or "utf-8",
             is_async=bool(flag_of(document, "async")),
+            batch=_batch(document),
         )
     )
+
+
+def _batch(document: dict[str, Any]) -> Batch | None:
+    """How the run is to be rolled out; with a `canary` alone all the others follow it at once.
+
+    Raises: InvalidInputError naming the field.
+    """
+    if "batch" not in document:
+        return None
+    found = read_object(document["batch"], "batch")
+    unknown = sorted(set(found) - set(BATCH_KEYS))
+    if unknown:
+        raise InvalidInputError(f"batch: unknown key {ascii(unknown[0])[:80]}", field="batch")
+    if not found.keys() & {"size", "canary"}:
+        raise InvalidInputError("batch.size: required, unless there is a canary", field="batch.size")
+    return Batch(
+        size=_amount(found, "size", "100%"),
+        max_failures=_amount(found, "max_failures", 0),
+        pause_s=_number(found, "pause"),
+        canary=int(_whole(found, "canary", 0)),
+    )
+
+
+def _amount(found: dict[str, Any], key: str, default: int | str) -> int | str:
+    """A number of hosts, or a percentage."""
+    given = found.get(key, default)
+    return given if isinstance(given, str) else _whole(found, key, default)
+
+
+def _whole(found: dict[str, Any], key: str, default: int | str) -> int:
+    given = found.get(key, default)
+    whole = int(given) if isinstance(given, float) and given.is_integer() else given
+    if not isinstance(whole, int) or isinstance(whole, bool):
+        raise InvalidInputError(f"batch.{key}: expected a whole number", field=f"batch.{key}")
+    return whole
+
+
+def _number(found: dict[str, Any], key: str) -> float:
+    given = found.get(key, 0)
+    if not isinstance(given, (int, float)) or isinstance(given, bool):
+        raise InvalidInputError(f"batch.{key}: expected a number", field=f"batch.{key}")
+    return given
 
 
 def _seconds(document: dict[str, Any], key: str, least: int, most: int) -> int | None:
@@ -91,14 +143,20 @@ def _once(inquiry: Inquiry) -> Once | None:
 
 
 def show_status(inquiry: Inquiry) -> Response:
-    """`GET /status/{reqid}`; what is no request id names no run."""
+    """`GET /status/{reqid}`."""
+    return json_response(200, status(inquiry.dispatcher, inquiry.caller, reqid_of(inquiry)).status_json())
+
+
+def reqid_of(inquiry: Inquiry, action: str = "status") -> str:
+    """The id in the path; what is none names no run, for those who may ask at all.
+
+    Raises: DeniedError; UnknownRunError.
+    """
     reqid = inquiry.parameters["reqid"]
     if not REQID.fullmatch(reqid):
-        inquiry.dispatcher.authority.sees(
-            inquiry.caller, "status", reqid="", script="", submitter=Submitter()
-        )
+        inquiry.dispatcher.authority.sees(inquiry.caller, action, reqid="", script="", submitter=Submitter())
         raise UnknownRunError(reqid[:80])
-    return json_response(200, status(inquiry.dispatcher, inquiry.caller, reqid).status_json())
+    return reqid
 
 
 class Wait:
