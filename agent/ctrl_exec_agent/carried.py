@@ -59,7 +59,7 @@ class Carried:
         paths = spool.output_paths(order.owner, order.reqid)
         self._stdout, self._stderr = (KeptOutput(path, order.job.limit_bytes) for path in paths)
         self.outputs = Outputs(self._stdout, self._stderr, order.encoding)
-        self._run = ScriptRun(_with_lock(order.job, lock), self._stdout, self._stderr)
+        self._run = ScriptRun(_with_lock(order.job, lock), self._stdout, self._stderr, is_alone=True)
         self._record: dict[str, Any] = {}
         self._summons: Summons | None = None
         self._flush_at: float | None = None

@@ -39,23 +39,23 @@ class Process:
     started: int
 
 
-def living() -> list[Process]:
-    """All processes that are no zombies."""
+def living(*, with_dead: bool = False) -> list[Process]:
+    """All processes, zombies only where they are wanted."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with suppress(OSError, ValueError, IndexError):
                 with open(f"/proc/{entry}/stat", "rb", buffering=0) as stat:
                     after_name = stat.read(4096).rpartition(b")")[2].split()
-                if after_name[0] not in _DEAD:
+                if with_dead or after_name[0] not in _DEAD:
                     numbers = (int(after_name[place]) for place in (1, 2, 3, 19))
                     found.append(Process(int(entry), *numbers))
     return found
 
 
 def children_of(pid: int) -> frozenset[int]:
-    """The pids of its children that live."""
-    return frozenset(each.pid for each in living() if each.parent == pid)
+    """The pids of its children, also of those that have ended and were not reaped."""
+    return frozenset(each.pid for each in living(with_dead=True) if each.parent == pid)
 
 
 def started_by(script: int, carrier: int, without: frozenset[int] = frozenset()) -> list[Process]:

@@ -120,6 +120,9 @@ class FiledOutput:
         self._path = path
         self._fd: int | None = None
 
+    def __del__(self) -> None:
+        self.close()  # of an answer that nobody began to read
+
     def _open(self) -> int | None:
         if self._fd is None:
             with suppress(OSError):

@@ -100,14 +100,19 @@ def run_script(job: Job) -> Outcome:
 
 
 class ScriptRun:
-    """One run of a script, a step a call, so that its carrier can do other things meanwhile."""
+    """One run of a script, a step a call, so that its carrier can do other things meanwhile.
 
-    def __init__(self, job: Job, stdout: KeptOutput, stderr: KeptOutput) -> None:
+    In a process whose children are all of its runs (`is_alone`), those that earlier ones left are reaped too.
+    """
+
+    def __init__(self, job: Job, stdout: KeptOutput, stderr: KeptOutput, *, is_alone: bool = False) -> None:
         self._job = job
+        self._is_alone = is_alone
         self._outputs = {1: stdout, 2: stderr}
         self._pipes = Pipes(job.stdin, self._outputs)
         self._watch: _Watch | None = None
         self._failure = ""
+        self._is_subreaper = False
         self.is_over = False
 
     @property
@@ -119,12 +124,13 @@ class ScriptRun:
         """Start the script; where that can't be done, it is over at once and the outcome says why."""
         try:
             self._pipes.open()
-            reap_others(None)
+            if self._is_alone:
+                reap_others(None)
             earlier = children_of(os.getpid()) if has_children() else frozenset()
-            _set_subreaper(1)
+            self._is_subreaper = _set_subreaper(1)
             pid = self._spawn()
             self._pipes.close_theirs()
-            self._watch = _watch(pid, self._job, self._pipes, earlier)
+            self._watch = _watch(pid, self._job, self._pipes, earlier, is_alone=self._is_alone)
         except ProgramError as error:
             self._fail(str(error))
         except OSError as error:  # no descriptor or memory left for it
@@ -191,13 +197,14 @@ class ScriptRun:
         self._pipes.close()
         if self._watch is not None:
             self._watch.close()
-        _set_subreaper(0)
+        if self._is_subreaper:
+            self._is_subreaper = not _set_subreaper(0)
 
 
-def _watch(pid: int, job: Job, pipes: Pipes, earlier: frozenset[int]) -> _Watch:
+def _watch(pid: int, job: Job, pipes: Pipes, earlier: frozenset[int], *, is_alone: bool) -> _Watch:
     """A watch on the script that was started, which is ended at once if it can't be watched."""
     try:
-        return _Watch(pid, job, pipes, earlier)
+        return _Watch(pid, job, pipes, earlier, is_alone=is_alone)
     except OSError:
         process.end_group(pid, 0)
         process.wait_status(pid)
@@ -217,8 +224,9 @@ class _Watch:
     `earlier` are children this process had before, and has nothing to do with.
     """
 
-    def __init__(self, pid: int, job: Job, pipes: Pipes, earlier: frozenset[int]) -> None:
+    def __init__(self, pid: int, job: Job, pipes: Pipes, earlier: frozenset[int], *, is_alone: bool) -> None:
         self.pid = pid
+        self._is_alone = is_alone
         self._job = job
         self._pipes = pipes
         self._earlier = earlier
@@ -337,17 +345,21 @@ class _Watch:
             self.timed_out = True
             self._end_all()
         if now >= self._reap_at:
-            reap_others(self.pid)
+            self._reap()
             self._reap_at = now + _REAP_EVERY_S
         if self._ending is not None and now >= self._look_at:
             self._look(self._ending)
 
     def _look(self, ending: Ending) -> None:
         is_over = ending.is_over()
-        reap_others(self.pid)
+        self._reap()
         self.has_given_up = ending.has_given_up
         self._is_all_gone = is_over and not ending.has_given_up and not self._may_have_missed_some()
         self._look_at = monotonic() + ending.wait_s()
+
+    def _reap(self) -> None:
+        if self._is_alone or not self._earlier:  # else one of them might be somebody else's to reap
+            reap_others(self.pid)
 
     def _may_have_missed_some(self) -> bool:
         """Whether one may live that no look found, because it forks and ends faster than /proc is read.

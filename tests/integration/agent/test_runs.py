@@ -174,6 +174,23 @@ def test_a_daemon_that_escapes_does_not_keep_the_lock(host: AgentHost):
                 os.kill(each, signal.SIGKILL)
 
 
+def test_orphans_of_scripts_are_reaped_by_the_child_that_serves_the_connection(host: AgentHost):
+    host.script("orphan", "setsid sh -c 'sleep 0.1' & sleep 0.05")
+    with host.start(), host.connect() as connection:
+        for number in range(3):
+            body = {"script": "orphan", "args": [], "reqid": f"{number:016x}"}
+            send(connection, "POST", "/run", body)
+            assert receive(connection).json()["exit"] == 0
+            (child,) = children_of(host.running.pid)  # type: ignore[union-attr]
+            eventually(lambda child=child: all(is_zombie(each) for each in children_of(child)))
+            assert len(children_of(child)) <= 1
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether it has ended and was not reaped."""
+    return b") Z" in Path(f"/proc/{pid}/stat").read_bytes()
+
+
 def test_a_restart_of_the_agent_leaves_running_scripts_alone(host: AgentHost):
     go = waiting_script(host)
     with host.start():

@@ -294,3 +294,11 @@ def test_without_descriptors_the_script_is_not_run_and_nothing_is_left(tmp_path:
     assert "Too many open files" in outcomes[0]
     assert outcomes[-1] == "12 0 4 "
     assert all(line.split()[1:3] in (["126", "0"], ["0", "4"]) for line in outcomes)
+
+
+def test_the_status_of_a_child_that_is_not_the_scripts_stays_its_parents_to_take(scripts: Scripts):
+    child = subprocess.Popen([sys.executable, "-ISc", "raise SystemExit(5)"])
+    stat = Path(f"/proc/{child.pid}/stat")
+    eventually(lambda: b") Z" in stat.read_bytes())
+    assert scripts.run("setsid sleep 60 & trap '' TERM; sleep 60", timeout_s=0.2, term_grace_s=0.2).timed_out
+    assert child.wait(20) == 5
