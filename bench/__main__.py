@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -19,24 +20,26 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench import environment, svg
-from bench.row import Group, Row
-from bench.rows import agent, api_run, cli, fanout, health, hook, memory, records, scale, scheduler, tls
+from bench.row import FAILED, SKIPPED, Group, Row, absent
+from bench.rows import agent, api_run, cli, fanout, health, hook, live, memory, records, scale, scheduler, tls
 from bench.session import QUICK, Session, Sizes, interpreter
 from bench.table import cells, render
 from bench.timing import allow_descriptors
 
 GROUPS: tuple[Group, ...] = (
     fanout.FANOUT, fanout.GROWTH, scale.GROUP, api_run.GROUP, health.GROUP, tls.GROUP, agent.GROUP, cli.ONE,
-    cli.MANY, records.WRITE, hook.GROUP, scheduler.GROUP, memory.GROUP, records.PURGE,
+    cli.MANY, records.WRITE, hook.GROUP, live.LIVE, live.LIST, scheduler.GROUP, memory.GROUP, records.PURGE,
 )  # fmt: skip
 _BUSY = 0.15
-FAILED = "could not be measured"
+_NOT_QUICK = frozenset({"cli-50"})  # the tools of others take ten seconds a time
+_BUDGET_S = 1080
+_QUICK_BUDGET_S = 95
+"""After so long no further group is begun: a run that is left alone ends in twenty minutes, or in two."""
 
 CHARTS = {
     "growth-time": svg.Chart("`true` on N agents, fresh connections", "hosts", "seconds"),
@@ -57,7 +60,10 @@ def main() -> int:
         print(f"no such group: {', '.join(sorted(unknown))}; --list names them", file=sys.stderr)
         return 2
     groups = [group for group in GROUPS if not options.only or group.name in options.only]
-    return _run(groups, options)
+    allow_descriptors()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing started here is left behind
+    budget_s = math.inf if options.only else _QUICK_BUDGET_S if options.quick else _BUDGET_S
+    return run_groups(groups, options, budget_s)
 
 
 def _options() -> argparse.Namespace:
@@ -73,9 +79,8 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _run(groups: list[Group], options: argparse.Namespace) -> int:
-    allow_descriptors()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing started here is left behind
+def run_groups(groups: list[Group], options: argparse.Namespace, budget_s: float) -> int:
+    """Measure the groups, write and print what came of it; no group is begun when the time is over."""
     start = time.monotonic()
 
     def say(text: str) -> None:
@@ -86,39 +91,56 @@ def _run(groups: list[Group], options: argparse.Namespace) -> int:
     python = interpreter()
     about = environment.describe(python, _version_of(python))
     rows: list[Row] = []
+    session = Session(work, QUICK if options.quick else Sizes(), python, sys.executable, say, options.quick)
+    deadline = start + budget_s
     try:
-        with Session(
-            work, QUICK if options.quick else Sizes(), python, sys.executable, say, options.quick
-        ) as session:
+        with session:
             for group in groups:
+                if time.monotonic() > deadline or (
+                    options.quick and group.name in _NOT_QUICK - {*options.only}
+                ):
+                    rows.append(_left_out(group, "no time for it"))
+                    continue
                 say(f"{group.name}: {group.summary}")
                 session.calibrate()
-                rows += _measure(group, session, say)
+                _measure(group, session, say, rows)
             session.calibrate()
-            about |= {"noise_floor": round(session.floor, 4), "versions": session.versions}
-            curves = session.curves
+    except Exception:  # at the end of something that was started: what was measured is measured
+        traceback.print_exc()
     finally:
+        # also when it is ended from outside
         if options.keep:
             say(f"kept {work}")
         else:
             shutil.rmtree(work, ignore_errors=True)
-    about |= {
-        "load_after": environment.load(),
-        "seconds": round(time.monotonic() - start),
-        "quick": options.quick,
-    }
+        about |= {
+            "noise_floor": round(session.floor, 4),
+            "versions": session.versions,
+            "load_after": environment.load(),
+            "seconds": round(time.monotonic() - start),
+            "quick": options.quick,
+        }
+        _write(options, about, rows, session.curves, is_whole=len(rows) > 0 and _is_whole(rows, groups))
     print(render(rows))
     if session.floor > _BUSY:
         print(
             f"\nThe machine was busy: its own noise is {session.floor:.0%}. Verdicts of this run mean little."
         )
-    _write(options, about, rows, curves)
     return int(any(row.is_missed or row.status == FAILED for row in rows))
 
 
-def _measure(group: Group, session: Session, say: Any) -> Iterable[Row]:
-    """The group's rows; one that breaks is a row that says so, and the others go on."""
-    rows: list[Row] = []
+def _left_out(group: Group, why: str) -> Row:
+    """The row of a group that is not measured."""
+    return replace(absent(group.name, group.summary, None, why, SKIPPED), group=group.name)
+
+
+def _is_whole(rows: list[Row], groups: list[Group]) -> bool:
+    """Whether every group has had its turn."""
+    return {row.group for row in rows} >= {group.name for group in groups}
+
+
+def _measure(group: Group, session: Session, say: Any, rows: list[Row]) -> None:
+    """Add the group's rows; one that breaks is a row that says so, and the others go on."""
     try:
         for measured in group.measure(session):
             row = replace(measured, group=group.name)
@@ -128,22 +150,22 @@ def _measure(group: Group, session: Session, say: Any) -> Iterable[Row]:
         traceback.print_exc()
         words = f"{type(error).__name__}: {error}".split("\n", 1)[0][:160]
         rows.append(Row(group.name, group.summary, None, FAILED, note=words, group=group.name))
-    return rows
 
 
 def _write(
     options: argparse.Namespace, about: dict[str, Any], rows: list[Row],
-    curves: dict[str, dict[str, list[tuple[float, float]]]],
+    curves: dict[str, dict[str, list[tuple[float, float]]]], *, is_whole: bool,
 ) -> None:  # fmt: skip
     """results.json and the drawings; a partial or quick run does not replace the figures of a whole one."""
-    is_whole = not options.only and not options.quick
+    is_whole = is_whole and not options.only and not options.quick
     ending = "" if is_whole or (options.merge and not options.quick) else "-partial"
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"results{ending}.json"
     found: dict[str, Any] = {"environment": about, "rows": [row.as_json() for row in rows], "curves": curves}
     if not ending and not is_whole and path.exists():
         found = merged(json.loads(path.read_text()), found)
-    for status in ("missed", "not built yet", "skipped", FAILED):
+    found.pop("not_built_yet", None)  # of an older file
+    for status in ("missed", SKIPPED, FAILED):
         found[status.replace(" ", "_")] = [
             row["name"] for row in found["rows"] if row["status"].lower() == status
         ]

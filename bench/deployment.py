@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tests.support.pki import TestCA
 
 NETWORK = "127.78.0"
+TICKS = Path(__file__).parent / "baselines" / "ticks.sh"
+"""A script that says some times what time it is."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class Deployment:
         shutil.copy(leaf.key_path, etc / "agent.key")
         shutil.copy(self.authority.path, etc / "ca.crt")
         (state / "ctrl-exec-dispatchers").write_text(f"{self.identity.serial} bench\n")
-        (etc / "scripts.conf").write_text("true = /bin/true\n")
+        (etc / "scripts.conf").write_text(f"true = /bin/true\nticks = {TICKS}\n")
         conf = etc / "agent.conf"
         conf.write_text(
             f"hostname = {name}\netc_dir = {etc}\nstate_dir = {state}\nbind = {ip}\nport = 0\n"

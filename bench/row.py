@@ -14,7 +14,7 @@ from bench.series import MISSED, Series, Target, noise_of, ratio
 if TYPE_CHECKING:
     from bench.session import Session
 
-NOT_BUILT, SKIPPED, SHOWN = "not built yet", "skipped", "shown"
+SKIPPED, SHOWN, FAILED = "skipped", "shown", "could not be measured"
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def measured(
     return Row(name, what, value, status, unit, target, noise, dict([series]), note)
 
 
-def absent(name: str, what: str, target: Target | None, note: str, status: str = NOT_BUILT) -> Row:
-    """The row of what can't be measured yet, or not here."""
+def absent(name: str, what: str, target: Target | None, note: str, status: str) -> Row:
+    """The row of what can't be measured here, or not now."""
     return Row(name, what, None, status, "", target, note=note)
 
 

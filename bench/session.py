@@ -37,7 +37,7 @@ class Sizes:
     `rounds` for costly things, `repeats` for cheap ones; `load_s` for one load on a server; `growth`
     host counts; `many` and `most` hosts with a script of `many_s` and `most_s` seconds, `hold_s` where
     all are to be in flight at once; `real` hosts that run scripts; `purged` of `records`; `requests` for
-    the memory of the API.
+    the memory of the API; `listed` runs to choose from.
     """
 
     rounds: int = 5
@@ -54,6 +54,7 @@ class Sizes:
     records: int = 1_000_000
     purged: int = 20_000
     requests: int = 100_000
+    listed: int = 100_000
 
 
 QUICK = Sizes(
@@ -69,7 +70,8 @@ QUICK = Sizes(
     real=8,
     records=20_000,
     purged=2_000,
-    requests=4_000,
+    requests=1_000,
+    listed=5_000,
 )
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 
 from ctrl_exec.common.messages import RunCommand
+from ctrl_exec.common.names import new_reqid
 from ctrl_exec.services.agent_client import AgentClient, ClientSettings
 from ctrl_exec.services.fanout import FanOut, FanOutSettings
 from ctrl_exec.services.registry import AgentRecord
@@ -43,7 +44,7 @@ def main() -> None:
     del listing  # its memory is not what we measure
     transport = FanOut(settings)
     client = AgentClient(transport, ClientSettings(read_timeout_s=120))
-    command = RunCommand(script="true", reqid="0123456789abcdef")
+    command = RunCommand(script="true", reqid=new_reqid())  # a fresh one: agents repeat what they know
     before_s, start = cpu_s(), time.perf_counter()
     ok = sum(result.exit == 0 for result in client.run(targets, command))
     wall_s = time.perf_counter() - start

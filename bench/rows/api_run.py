@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from bench.row import NOT_BUILT, Group, Row, absent, compared
+from bench.row import FAILED, Group, Row, absent, compared
 from bench.rows.scale import api_run_request, established
 from bench.series import Series, at_most
 from bench.timing import run_program
@@ -40,7 +40,7 @@ def measure(session: Session) -> Iterable[Row]:
         return
     yield absent(
         "api-run-warm", f"{what}, kept connection", at_most(1),
-        "the API's daemon keeps no connections to agents yet", NOT_BUILT,
+        "the API's daemon kept no connection to the agent", FAILED,
     )  # fmt: skip
     yield compared("api-run-fresh", f"{what}, fresh connection", ours, base, floor=session.floor)
 

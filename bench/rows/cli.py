@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bench.baselines import ssh, tools
 from bench.deployment import NETWORK
-from bench.row import SKIPPED, Group, Row, absent, compared, measured
+from bench.row import FAILED, SKIPPED, Group, Row, absent, compared, measured
 from bench.series import Series, at_most
 from bench.timing import alternate, run_program
 
@@ -95,12 +95,12 @@ def _with_daemon(session: Session, ssh_warm: Series | None, direct: tuple[str, S
     deployment = session.deployment
     socket_path = session.work / "api.sock"
     api = deployment.api("socket", api_socket=socket_path)
-    # a user who can't read the dispatcher's key, which is whom the socket is for
+    # whoever may use the socket uses it; without the key there is no other way, so that it is sure
     conf = deployment.write_conf("cli-socket.conf", api_socket=socket_path, key=session.work / "not-ours.key")
     argv = session.launcher("ctrl-exec", "--config", conf, "run", "real-01", "true")
     run_program(argv)
     if "ACTION=dispatch" not in api.daemon.log():
-        yield absent(name, what, target, "the CLI does not use the daemon's socket yet")
+        yield absent(name, what, target, "the command line did not use the daemon's socket", FAILED)
         if ssh_warm is not None:
             yield compared(
                 "cli-run-ssh-warm",

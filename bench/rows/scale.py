@@ -1,7 +1,7 @@
 """Thousands of hosts at once, the whole CLI process: time against the script's own, memory, all answers.
 
-The warm rows go through the API's daemon; whether it keeps connections to agents is looked up in the
-kernel's table after a run, so these rows begin to measure by themselves once it does.
+The warm rows go through the API's daemon; that it really kept its connections to the agents is looked up
+in the kernel's table after the first run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from bench.load import Load
-from bench.row import Group, Row, absent, compared, measured
+from bench.row import FAILED, Group, Row, absent, compared, measured
 from bench.series import Series, Target, at_least, at_most
 from bench.timing import MIB, ProbeError, Usage, run_program, timed, tree_bytes
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bench.session import Session
 
 _USUAL_DESCRIPTORS = 1024  # the soft limit of a login
-_WARM_NOTE = "the API's daemon keeps no connections to agents yet"
+_WARM_NOTE = "the API's daemon kept no connections to these agents"
 
 
 def established(port: int) -> int:
@@ -127,7 +127,7 @@ def _warm(session: Session) -> Iterable[Row]:
         pattern = [f"host-[0001-{fleet.names[count - 1].removeprefix('host-')}]"]
         run_api(session, api, pattern)
         if established(fleet.ports[script_s]) < count // 2:
-            yield absent(name, what, target, _WARM_NOTE)
+            yield absent(name, what, target, _WARM_NOTE, FAILED)
             continue
         walls = []
         peak = 0

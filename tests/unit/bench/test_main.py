@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from bench.__main__ import GROUPS, merged
+import pytest
+
+from bench.__main__ import GROUPS, merged, run_groups
+from bench.row import FAILED, SKIPPED, Group, Row, measured
+from bench.series import Series
+from bench.session import Session
 
 
 def results(date: str, **rows: list[str]) -> dict[str, Any]:
@@ -26,3 +35,43 @@ def test_groups_measured_again_take_the_place_of_the_old_ones():
 def test_groups_have_names_of_their_own():
     names = [group.name for group in GROUPS]
     assert len(names) == len(set(names))
+
+
+def one(session: Session) -> Iterable[Row]:
+    yield measured("one", "a figure", ("ours ms", Series((2.5,))), "ms")
+
+
+def broken(session: Session) -> Iterable[Row]:
+    yield from one(session)
+    raise RuntimeError("no such luck")
+
+
+def ended(session: Session) -> Iterable[Row]:
+    yield from one(session)
+    raise SystemExit(143)
+
+
+def options(output: Path) -> argparse.Namespace:
+    return argparse.Namespace(quick=True, only=[], merge=False, output=output, keep=False)
+
+
+def statuses(output: Path) -> list[tuple[str, str]]:
+    found = json.loads((output / "results-partial.json").read_text())
+    return [(row["group"], row["status"]) for row in found["rows"]]
+
+
+def test_a_group_that_breaks_is_a_row_and_the_others_go_on(tmp_path: Path):
+    groups = [Group("bad", "breaks", broken), Group("good", "works", one)]
+    assert run_groups(groups, options(tmp_path), 60) == 1
+    assert statuses(tmp_path) == [("bad", "shown"), ("bad", FAILED), ("good", "shown")]
+
+
+def test_what_was_measured_is_written_when_the_run_is_ended_from_outside(tmp_path: Path):
+    with pytest.raises(SystemExit):
+        run_groups([Group("first", "works", one), Group("second", "is ended", ended)], options(tmp_path), 60)
+    assert statuses(tmp_path) == [("first", "shown"), ("second", "shown")]
+
+
+def test_groups_that_have_no_time_left_are_named(tmp_path: Path):
+    assert run_groups([Group("late", "comes late", one)], options(tmp_path), -1) == 0
+    assert statuses(tmp_path) == [("late", SKIPPED)]

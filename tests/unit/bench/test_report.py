@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.report import BEGIN, END, markdown, replace_between
-from bench.row import absent, measured
+from bench.row import SKIPPED, absent, measured
 from bench.series import Series, at_most
 
 ABOUT = {
@@ -18,12 +18,12 @@ ABOUT = {
 def test_misses_stand_out_and_what_is_not_built_has_no_number():
     rows = [
         measured("cli-run", "a | b", ("ours ms", Series((2.5,))), "ms", at_most(2)),
-        absent("cli-daemon", "a feature", at_most(1.15), "to come"),
+        absent("cli-daemon", "a feature", at_most(1.15), "no such tool", SKIPPED),
     ]
     text = markdown({"environment": ABOUT, "rows": [row.as_json() for row in rows]})
     assert "### The command line" in text
     assert "**MISSED**" in text
-    assert "| a feature (to come) | – | ≤ 1.15 |  | not built yet |  |" in text
+    assert "| a feature (no such tool) | – | ≤ 1.15 |  | skipped |  |" in text
     assert text.count("###") == 1
     assert "ansible 2.19" in text
 

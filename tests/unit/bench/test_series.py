@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.row import NOT_BUILT, absent, compared, measured
+from bench.row import SKIPPED, absent, compared, measured
 from bench.series import (
     MET,
     MISSED,
@@ -92,6 +92,6 @@ def test_a_compared_row_holds_both_series_and_fails_only_when_missed():
 
 def test_a_row_without_a_target_or_without_a_figure_never_fails():
     assert not measured("x", "what", ("a ms", Series((3.0,))), "ms").is_missed
-    missing = absent("y", "what", at_most(1), "to come")
+    missing = absent("y", "what", at_most(1), "no such tool", SKIPPED)
     assert not missing.is_missed
-    assert (missing.status, missing.as_json()["value"]) == (NOT_BUILT, None)
+    assert (missing.status, missing.as_json()["value"]) == (SKIPPED, None)

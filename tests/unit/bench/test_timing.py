@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bench.row import absent, measured
+from bench.row import SKIPPED, absent, measured
 from bench.series import Series, at_most
 from bench.table import render
 from bench.timing import ProbeError, alternate, descendants, rss_bytes, run_program, tree_bytes
@@ -62,15 +62,15 @@ def test_works_take_turns_and_change_who_goes_first():
     assert found["a"] == Series((1.0, 4.0, 5.0))
 
 
-def test_the_table_has_a_line_for_each_row_and_no_number_for_what_is_not_built():
+def test_the_table_has_a_line_for_each_row_and_no_number_for_what_is_not_there():
     rows = [
         measured("one", "a figure", ("ours ms", Series((2.5,))), "ms", at_most(2), floor=0.02),
-        absent("two", "a feature", at_most(1.15), "to come"),
+        absent("two", "a feature", at_most(1.15), "no such tool", SKIPPED),
     ]
     header, rule, one, two = render(rows).splitlines()
     assert header.startswith("row")
     assert set(rule) == {"-", " "}
     assert "2.5 ms" in one
     assert "MISSED" in one
-    assert "not built yet" in two
-    assert "(to come)" in two
+    assert "skipped" in two
+    assert "(no such tool)" in two
