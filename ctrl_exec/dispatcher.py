@@ -273,8 +273,12 @@ def warm_settings(config: Config) -> WarmSettings | None:
     from ctrl_exec.services.warm import worker_count
     from ctrl_exec.services.warm_worker import WarmSettings
 
+    try:
+        agents = len(os.listdir(config.agents_dir))
+    except OSError:
+        agents = 0  # none is paired yet
     return WarmSettings(
-        fan_out_settings(config), float(config.agent_keepalive), config.revoked_path, worker_count()
+        fan_out_settings(config), float(config.agent_keepalive), config.revoked_path, worker_count(), agents
     )
 
 

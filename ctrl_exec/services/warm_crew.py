@@ -14,6 +14,7 @@ from ctrl_exec.common import process
 from ctrl_exec.common.errors import StorageError
 from ctrl_exec.common.files import make_dirs
 from ctrl_exec.services import jobs, warm_worker
+from ctrl_exec.services.descriptors import SPARE_FDS, most_connections
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class WarmCrew:
         self._settings = settings
         if settings is None:
             return
+        self._look_at_limits(settings)
         try:
             if not self._listeners:
                 make_dirs(self._directory, 0o700)
@@ -60,6 +62,19 @@ class WarmCrew:
             self._log.warning("fan-out", error=f"no warm connections to agents: {error}")
             self.retire()
             self.leave()
+
+    def _look_at_limits(self, settings: WarmSettings) -> None:
+        """Say so where the system does not allow as many connections as there are agents."""
+        wanted = -(-settings.agents // settings.workers)
+        allowed = most_connections()
+        if wanted > allowed:
+            self._log.warning(
+                "fan-out",
+                error="too few descriptors to stay connected to all agents",
+                agents=settings.agents,
+                kept=allowed * settings.workers,
+                remedy=f"LimitNOFILE={wanted + SPARE_FDS} or more for the API's service",
+            )
 
     def tend(self) -> None:
         """Take the statuses of workers that ended, and replace those that should not have."""

@@ -49,12 +49,18 @@ _STREAM_RESUME_BYTES = 1 << 16
 
 @value
 class WarmSettings:
-    """As a fresh fan-out, and: `idle_s` a connection is kept; `revoked_path` ends all when it changes."""
+    """As a fresh fan-out, and: `idle_s` a connection is kept; `revoked_path` ends all when it changes.
+
+    A worker that does not come back to its loop for `hang_s` is ended by the kernel. `agents` is how many
+    there are at the start, for a word about descriptors.
+    """
 
     fan_out: FanOutSettings
     idle_s: float
     revoked_path: str
     workers: int
+    agents: int = 0
+    hang_s: float = 60.0
 
     @property
     def watched(self) -> tuple[str, ...]:
@@ -119,7 +125,10 @@ class WarmWorker:
         assert self._listener is not None
         self._loop.watch(self._listener.fileno(), self._accept)
         while self._listener is not None or self._jobs:
-            for number, answer in self._loop.turn(self._wait_s()):
+            wait_s = self._wait_s()
+            # its default action ends us, whatever we hang in; the daemon then makes another worker
+            signal.setitimer(signal.ITIMER_REAL, wait_s + self._settings.hang_s)
+            for number, answer in self._loop.turn(wait_s):
                 self._answered(number, answer)
             self._flush_touched()
             if self._is_retiring:

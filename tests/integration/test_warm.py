@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from ctrl_exec.common.log import Log
 from ctrl_exec.services import jobs
+from ctrl_exec.services.descriptors import SPARE_FDS
 from ctrl_exec.services.fanout import FanOut, FanOutSettings
 from ctrl_exec.services.transport import Answer, Call, Interrupt
 from ctrl_exec.services.warm import WarmTransport
@@ -35,7 +37,14 @@ class Warmth:
     BARE = 8  # descriptors of a worker without jobs: standard ones, listener, epoll, pipe, its daemon
 
     def __init__(
-        self, fleet: Fleet, home: Path, *, idle_s: float = 300, workers: int = 2, connect_timeout_s: float = 5
+        self,
+        fleet: Fleet,
+        home: Path,
+        *,
+        idle_s: float = 300,
+        workers: int = 2,
+        connect_timeout_s: float = 5,
+        hang_s: float = 60,
     ) -> None:
         self.directory = str(home / "workers")
         self.revoked = home / "revoked.json"
@@ -46,7 +55,7 @@ class Warmth:
         fan_out = FanOutSettings(
             identity=str(self.identity), ca=fleet.ca, connect_timeout_s=connect_timeout_s
         )
-        self.settings = WarmSettings(fan_out, idle_s, str(self.revoked), workers)
+        self.settings = WarmSettings(fan_out, idle_s, str(self.revoked), workers, hang_s=hang_s)
         self.transport = WarmTransport(self.directory, workers, FanOut(fan_out))
         self.crew.start(self.settings)
         for number in range(workers):  # each is there once it has greeted
@@ -260,6 +269,67 @@ def test_idle_connections_end_and_descriptors_come_back(fleet: Fleet, tmp_path: 
         eventually(lambda: warmth.descriptors() <= bare, what="descriptors are given back")
     finally:
         warmth.close()
+
+
+def test_a_worker_that_hangs_is_ended_and_replaced(fleet: Fleet, tmp_path: Path) -> None:
+    """By the kernel's clock, which only a worker that comes back to its loop sets back."""
+    warmth = Warmth(fleet, tmp_path, workers=1, hang_s=2)
+    try:
+        (pid,) = warmth.pids()
+        with asking(warmth, [kept_call(fleet, "slow-0")]) as answers:
+            begun = eventually(lambda: fleet.requests("slow-0"))
+            os.kill(pid, signal.SIGSTOP)  # it hangs
+            eventually(lambda: is_pending(pid, signal.SIGALRM), what="the alarm")
+            assert warmth.pids() == [pid]
+            os.kill(pid, signal.SIGCONT)
+        assert [answer.failure and answer.failure.kind for answer in answers] == ["lost"]
+        assert fleet.requests("slow-0") == begun
+
+        def is_replaced() -> bool:
+            warmth.crew.tend()
+            return bool(warmth.pids()) and warmth.pids() != [pid]
+
+        eventually(is_replaced)
+        assert f"STATUS={-signal.SIGALRM}" in warmth.log.getvalue()
+        found = eventually(lambda: warmth.ask([kept_call(fleet, "host-0001")]))
+        assert are_good(found)
+    finally:
+        warmth.close()
+
+
+def is_pending(pid: int, number: signal.Signals) -> bool:
+    """Whether a stopped process has a signal waiting."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (mask,) = (line.split()[1] for line in lines if line.startswith("ShdPnd:"))
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def test_a_worker_at_rest_is_not_taken_for_one_that_hangs(fleet: Fleet, tmp_path: Path) -> None:
+    """Its wait is longer than the patience with a turn of its loop."""
+    warmth = Warmth(fleet, tmp_path, workers=1, hang_s=0.4)
+    try:
+        (pid,) = warmth.pids()
+        assert are_good(warmth.ask([kept_call(fleet, "soon")]))  # half a second
+        assert warmth.pids() == [pid]
+        assert os.path.exists(f"/proc/{pid}")
+        warmth.crew.tend()
+        assert warmth.log.getvalue() == ""
+    finally:
+        warmth.close()
+
+
+def test_too_few_descriptors_are_said_with_the_number_to_set(tmp_path: Path) -> None:
+    """Before they are missed."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    log = io.StringIO()
+    settings = WarmSettings(FanOutSettings("none.pem", "none.pem"), 300.0, "none", 1, agents=2 * hard)
+    crew = WarmCrew(str(tmp_path / "workers"), Log("test", stream=log))
+    crew.start(settings)
+    pids = crew.retire()
+    crew.leave()
+    eventually(lambda: crew.tend() or not any(os.path.exists(f"/proc/{pid}") for pid in pids))  # type: ignore[func-returns-value]
+    assert f"LimitNOFILE={2 * hard + SPARE_FDS}" in log.getvalue()
+    assert f"KEPT={hard - SPARE_FDS}" in log.getvalue()
 
 
 @contextmanager
