@@ -302,3 +302,14 @@ def test_the_status_of_a_child_that_is_not_the_scripts_stays_its_parents_to_take
     eventually(lambda: b") Z" in stat.read_bytes())
     assert scripts.run("setsid sleep 60 & trap '' TERM; sleep 60", timeout_s=0.2, term_grace_s=0.2).timed_out
     assert child.wait(20) == 5
+
+
+def test_the_time_limit_ends_also_what_has_left_the_group(scripts: Scripts, tmp_path: Path):
+    pid_file = tmp_path / "pid"
+    outcome = scripts.run(
+        f"setsid sh -c 'trap \"\" TERM; echo $$ > {pid_file}; while :; do sleep 1; done' >&- 2>&- & "
+        f"while ! [ -s {pid_file} ]; do sleep 0.01; done; echo there; sleep 60",
+        timeout_s=1, term_grace_s=0.2,
+    )  # fmt: skip
+    assert (outcome.timed_out, outcome.is_gone, outcome.stdout) == (True, True, b"there\n")
+    assert not Path(f"/proc/{int(pid_file.read_text())}").exists()
