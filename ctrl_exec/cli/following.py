@@ -6,8 +6,9 @@ broke off is waited for before this process takes over, where it may. Must not k
 
 from __future__ import annotations
 
+import time
+
 from ctrl_exec.cli.daemon import BrokenError, UnsentError
-from ctrl_exec.common.clock import monotonic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,8 +81,8 @@ class Following:
 
     def _bear(self, why: str) -> None:
         """Wait a little for a daemon that had answered; turn to this process for one that does not."""
-        self._deadline = self._deadline or monotonic() + COME_BACK_S
-        if self._has_heard and monotonic() < self._deadline:
+        self._deadline = self._deadline or time.monotonic() + COME_BACK_S
+        if self._has_heard and time.monotonic() < self._deadline:
             self._release.wait(self._pause_s)
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
             return

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 
 from ctrl_exec.cli.daemon import GRACE_S, Daemon, Question, UnsentError
-from ctrl_exec.cli.following import BEGINNING, Following
 from ctrl_exec.common import errors
 
 TYPE_CHECKING = False
@@ -176,11 +175,13 @@ class Way:
         question = look(context, arguments, f"/runs{query(wanted)}")
         return self._do(lambda daemon: daemon.ask(question), lambda: list_here(context, arguments, wanted))
 
-    def events(self, reqid: str, release: Release, after: int = BEGINNING) -> Iterator[dict[str, Any]]:
+    def events(self, reqid: str, release: Release, after: int = -1) -> Iterator[dict[str, Any]]:
         """Give the events of a run after one of them, to its end or the release; goes on after a break.
 
         Raises: as `_do`; ServiceError if the daemon does not come back and this process may not do it.
         """
+        from ctrl_exec.cli.following import Following
+
         checked_reqid(reqid)
         context, arguments = self._context, self._arguments
         daemon = self._daemon
