@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ctrl_exec_agent.descendants import living, reap_others
 from ctrl_exec_agent.runner import PATH, Job, Outcome, run_script, script_environment
 from tests.support.polling import eventually
 from tests.support.processes import environment
@@ -302,6 +303,7 @@ def test_the_status_of_a_child_that_is_not_the_scripts_stays_its_parents_to_take
     eventually(lambda: b") Z" in stat.read_bytes())
     assert scripts.run("setsid sleep 60 & trap '' TERM; sleep 60", timeout_s=0.2, term_grace_s=0.2).timed_out
     assert child.wait(20) == 5
+    reap_others(None)  # what was given to us meanwhile
 
 
 def test_the_time_limit_ends_also_what_has_left_the_group(scripts: Scripts, tmp_path: Path):
@@ -312,4 +314,4 @@ def test_the_time_limit_ends_also_what_has_left_the_group(scripts: Scripts, tmp_
         timeout_s=1, term_grace_s=0.2,
     )  # fmt: skip
     assert (outcome.timed_out, outcome.is_gone, outcome.stdout) == (True, True, b"there\n")
-    assert not Path(f"/proc/{int(pid_file.read_text())}").exists()
+    assert int(pid_file.read_text()) not in {each.pid for each in living()}
