@@ -72,6 +72,11 @@ class Dispatcher:
         self._serial = IdentitySerial(config.cert_path)
 
     @property
+    def environment(self) -> Mapping[str, str]:
+        """The process's own."""
+        return self._environment
+
+    @property
     def registry(self) -> Registry:
         """Which agents are paired."""
         if self._registry is None:

@@ -20,6 +20,7 @@ ABSENT = ("personalAccessTokenId", "constantId", "secretId", "teamId")
 ANYBODY, ADMINISTRATOR = "ANYBODY", "ADMINISTRATOR"
 # who may; ANYBODY: with or without a role anywhere. Whoever lacks a role in the project finds nothing there.
 LEAST = {
+    "cron-preview": ANYBODY, "task-upcoming": "VIEWER",
     "task-create": "MANAGER", "tasks": ANYBODY, "task": "VIEWER", "task-replace": "MANAGER",
     "task-amend": "MANAGER", "task-remove": "MANAGER", "project-create": ADMINISTRATOR, "projects": ANYBODY,
     "project": "VIEWER", "project-replace": "MANAGER", "project-amend": "MANAGER",
@@ -34,7 +35,7 @@ LEAST = {
 }  # fmt: skip
 # what does not change anything even when it is allowed: it names what is not there, or leaves all as it is
 BODIES: dict[str, Any] = {
-    "task-create": a_task(name=""), "task-replace": a_task(name=""), "task-amend": {"name": ""},
+    "cron-preview": {"cronExpression": ""}, "task-create": a_task(name=""), "task-replace": a_task(name=""), "task-amend": {"name": ""},
     "project-create": {"name": ""}, "project-replace": {"name": ""}, "project-amend": {"name": ""},
     "roles-replace": {"items": [{}]}, "user-create": {"name": ""}, "user-amend": {"name": ""},
     "token-create": {"name": ""}, "constant-create": {"name": ""}, "constant-amend": {"name": ""},

@@ -1,0 +1,72 @@
+"""When something would start, over HTTP: previews of expressions, the next starts of a task."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from tests.support.office import Office
+
+NS = 1_000_000_000
+
+
+def at_ns(text: str) -> int:
+    return int(datetime.fromisoformat(text).timestamp()) * NS
+
+
+def test_a_preview_over_a_change_of_the_clocks(office: Office) -> None:
+    """Anybody with a token, with or without a role."""
+    body = {
+        "cronExpression": "30 2 * * *", "cronTimezone": "Europe/Berlin", "count": 2,
+        "startTs": at_ns("2026-03-28T12:00+01:00"),
+    }  # fmt: skip
+    for by in ("admin", "nobody"):
+        answer = office.ask("POST", "/api/v1/cron/preview", body, by=by)
+        assert answer.status == 200
+        assert answer.json == {"items": [at_ns("2026-03-29T03:00+02:00"), at_ns("2026-03-30T02:30+02:00")]}
+
+
+def test_a_preview_from_now(office: Office) -> None:
+    before_ns = int(datetime.now(UTC).timestamp()) * NS
+    answer = office.ask("POST", "/api/v1/cron/preview", {"cronExpression": "*/5 * * * * *"})
+    moments = answer.json["items"]
+    assert len(moments) == 5
+    assert moments[0] > before_ns
+    assert {later - sooner for sooner, later in pairwise(moments)} == {5 * NS}
+    never = office.ask("POST", "/api/v1/cron/preview", {"cronExpression": "0 0 30 2 *"})
+    assert never.json == {"items": []}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"cronExpression": "61 * * * *"}, "cronExpression"),
+        ({"cronExpression": "* * * * *", "cronTimezone": "Mars/Olympus"}, "cronTimezone"),
+        ({"cronExpression": "* * * * *", "startTs": "0"}, "startTs"),
+        ({"cronExpression": "* * * * *", "count": 101}, "count"),
+    ],
+)
+def test_faults_of_a_preview(office: Office, body: dict[str, Any], field: str) -> None:
+    answer = office.ask("POST", "/api/v1/cron/preview", body)
+    assert answer.status == 400
+    assert list(answer.json["fields"]) == [field]
+
+
+def test_the_next_starts_of_a_task(office: Office) -> None:
+    """Its own five, as many as are asked for, none once it is off."""
+    fields = {"scheduledFg": True, "cronExpression": "0 9 * * *", "cronTimezone": "Asia/Tokyo"}
+    task = office.create_task(**fields)
+    path = f"/api/v1/tasks/{task['taskId']}/upcoming"
+    items = office.ask("GET", path).json["items"]
+    assert [item["cronTimezone"] for item in items] == ["Asia/Tokyo"] * 5
+    assert {item["scheduledTs"] // NS % 86400 for item in items} == {0}
+    assert len(office.ask("GET", path + "?count=2").json["items"]) == 2
+    for wrong in ("0", "101", "x", "-1", "%C2%B2"):
+        answer = office.ask("GET", f"{path}?count={wrong}")
+        assert answer.status == 400
+    assert office.ask("PATCH", f"/api/v1/tasks/{task['taskId']}", {"enabledFg": False}).status == 200
+    assert office.ask("GET", path).json == {"items": []}
+    assert office.ask("GET", path, by="nobody").status == 404
