@@ -17,11 +17,13 @@ from ctrl_exec.common.http import ForkingServer, ServerHooks, ServerSettings, Ti
 from ctrl_exec.common.log import Log
 from ctrl_exec.common.process import detach, drop_privileges, seal_descriptors, use_default_sigchld
 from ctrl_exec.common.server_settings import Understudy
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.tls import server_context
 from ctrl_exec.common.value import replace
 from ctrl_exec.config import load_config
-from ctrl_exec.dispatcher import open_crew, warm_settings
+from ctrl_exec.dispatcher import open_crew, open_dispatcher, warm_settings
 from ctrl_exec.operations.status import recover
+from ctrl_exec.services.authority import Caller
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ EXIT_USAGE = 2
 EXIT_CONFIG = 78
 _UMASK = 0o007
 _TICKETS = 1
+_NO_PROGRAM = "/dev/null/hook"
+_HOOK_ROUNDS = 24
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -170,9 +174,19 @@ def make_understudy(config: Config) -> Understudy:
     from io import StringIO
 
     log = Log(PROGRAM, "stderr", config.log_format, stream=StringIO())
+    if config.auth_hook:
+        _rehearse_hook(replace(config, auth_hook=_NO_PROGRAM), log)
     tame = replace(config, auth_hook="", api_auth_default="allow", agent_keepalive=0)
     application = Application(tame, log, Throttle(), {})
     return Understudy(application, application.note)
+
+
+def _rehearse_hook(config: Config, log: Log) -> None:
+    """Ask a hook that can't be started, so that the way there is a trodden one when children ask the real."""
+    authority = open_dispatcher(config, log, environment={}).authority
+    for _ in range(_HOOK_ROUNDS):
+        with suppress(CtrlExecError):
+            authority.check(Caller(username="a", token="b"), "api", reqid="0123456789abcdef")  # noqa: S106
 
 
 def start_recovery(dispatcher: Dispatcher) -> None:
