@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ctrl_exec.tasks.models import Task
 
 PROJECT_ACTIONS = ("create", "list", "grant", "remove")
-TASK_ACTIONS = ("create", "list", "show", "enable", "disable", "remove")
+TASK_ACTIONS = ("create", "list", "show", "next", "enable", "disable", "remove")
 _PAGE = 500
 _DOCUMENT_LIMIT = 1 << 20
 
@@ -185,6 +185,8 @@ def act_on_task(tasks: TaskContext, action: str, task: Task) -> int:
         text = json.dumps(document, ensure_ascii=False, indent=2)
         tasks.output.answer({"ok": True, **document}, lambda: tasks.output.line(text))
         return 0
+    if action == "next":
+        return show_next(tasks, task)
     if action == "remove":
         definitions.remove_task(tasks.store, tasks.identity, task.task_id)
     else:
@@ -194,6 +196,25 @@ def act_on_task(tasks: TaskContext, action: str, task: Task) -> int:
         )
     answer = {"ok": True, "taskId": task.task_id, "action": action}
     tasks.output.answer(answer, lambda: tasks.output.line(f"{action}: {task.name}"))
+    return 0
+
+
+def show_next(tasks: TaskContext, task: Task) -> int:
+    """Show the next starts of one task by the clock, in its zone."""
+    from datetime import datetime
+
+    from ctrl_exec.tasks import upcoming
+    from ctrl_exec.tasks.zones import local_zone
+
+    now_s = tasks.store.clock_ns() / upcoming.NS
+    starts = upcoming.upcoming(task, local_zone(tasks.context.environment), now_s)
+    rows = [
+        (datetime.fromtimestamp(each.due_s, each.zone).isoformat(), str(each.schedule.timezone or "-"),
+         each.schedule.cron_expression)
+        for each in starts
+    ]  # fmt: skip
+    document = {"ok": True, "items": [upcoming.encode_upcoming(each) for each in starts]}
+    tasks.output.answer(document, lambda: tasks.output.table(("START", "ZONE", "CRON"), rows))
     return 0
 
 
@@ -226,6 +247,10 @@ COMMANDS = {
         ),
         options=(*CREDENTIAL_OPTIONS, PROJECT_OPTION),
         description="`create` prints the task's id. The task belongs to the user of --username.",
-        examples=("ctrl-exec task create task.json --username alice", "ctrl-exec task list"),
+        examples=(
+            "ctrl-exec task create task.json --username alice",
+            "ctrl-exec task list",
+            "ctrl-exec task next Greet",
+        ),
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.office import Office
+from tests.support.processes import run
 
 NS = 1_000_000_000
 
@@ -70,3 +72,20 @@ def test_the_next_starts_of_a_task(office: Office) -> None:
     assert office.ask("PATCH", f"/api/v1/tasks/{task['taskId']}", {"enabledFg": False}).status == 200
     assert office.ask("GET", path).json == {"items": []}
     assert office.ask("GET", path, by="nobody").status == 404
+
+
+def test_the_next_starts_at_the_prompt(office: Office) -> None:
+    """As a table in each schedule's zone, or with --json as the API tells them."""
+    fields = {"scheduledFg": True, "cronExpression": "0 9 1 1 *", "cronTimezone": "Asia/Tokyo"}
+    task = office.create_task(**fields)
+    options = ("--config", office.conf, "--username", "admin")
+    shown = run("ctrl-exec", *options, "task", "next", task["taskId"])
+    assert shown.returncode == 0
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    assert lines[0] == ["START", "ZONE", "CRON"]
+    assert lines[2][0].endswith("-01-01T09:00:00+09:00")
+    assert lines[2][1:] == ["Asia/Tokyo", "0", "9", "1", "1", "*"]
+    found = run("ctrl-exec", *options, "task", "next", task["name"], "--json")
+    items = office.ask("GET", f"/api/v1/tasks/{task['taskId']}/upcoming").json["items"]
+    assert json.loads(found.stdout) == {"ok": True, "items": items}
+    assert run("ctrl-exec", *options, "task", "next", "no such task").returncode == 1
