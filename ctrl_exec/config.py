@@ -74,6 +74,10 @@ ENVIRONMENT_NAMES = _matching_list(
     r"(?!LD_|PYTHON|PERL|BASH_ENV|ENV$|IFS$|ENVEXEC_)[A-Za-z_][A-Za-z0-9_]{0,127}",
     "names of environment variables separated by commas, none that changes how programs are loaded",
 )
+OUTGOING = _matching_list(
+    r"[0-9a-fA-F.:]+(/[0-9]{1,3})?|(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}",
+    "networks such as 10.0.0.0/8, or host:port, separated by commas",
+)
 ORIGINS = _matching_list(
     r"https?://[a-z0-9.\[\]:_-]+", "origins such as https://ops.example.net separated by commas"
 )
@@ -280,6 +284,11 @@ class Config(Locations):
         default=30 * 86400,
         kind=seconds(0, 10 * YEAR_S),
         doc="How long finished executions are kept where neither task nor project says, in whole days.",
+    )
+    tasks_outgoing_allow: tuple[str, ...] = field(
+        default=(),
+        kind=OUTGOING,
+        doc="Inner networks, or host:port, that HTTP tasks and notifiers may reach beside public ones.",
     )
     log_target: Literal["syslog", "stderr", "journal"] = field(
         default="syslog", kind=choice("syslog", "stderr", "journal"), doc="Where log lines go."

@@ -43,6 +43,7 @@ STATUSES: dict[type[errors.CtrlExecError], Rendering] = {
     errors.LockedError: Rendering(409, "locked"),
     errors.PairingError: Rendering(409, "conflict"),
     errors.PreconditionError: Rendering(412, "precondition failed"),
+    errors.RangeError: Rendering(416, "range not satisfiable"),
     errors.StorageError: Rendering(
         500, "server error", "the dispatcher's state could not be read or written; the log says why"
     ),
@@ -93,6 +94,8 @@ def _headers(error: errors.CtrlExecError) -> tuple[tuple[str, str], ...]:
         return (("WWW-Authenticate", f'Bearer realm="ctrl-exec"{word}'),)
     if isinstance(error, (errors.BusyError, errors.ThrottledError)):
         return (("Retry-After", str(error.retry_after_s)),)
+    if isinstance(error, errors.RangeError):
+        return (("Content-Range", f"bytes */{error.size_bytes}"),)
     if isinstance(error, errors.ProtocolError) and error.status == 503:
         return (("Retry-After", "1"),)
     return ()

@@ -53,6 +53,7 @@ TABLE: dict[type[errors.CtrlExecError], tuple[int, str, str]] = {
         "`ctrl-exec list-locks` shows what is running; try again when it has ended",
     ),
     errors.PreconditionError: (FAILED, "precondition failed", "read it again and repeat the change"),
+    errors.RangeError: (FAILED, "range not satisfiable", ""),
     errors.ProtocolError: (FAILED, "protocol", ""),
     errors.PeerError: (FAILED, "peer", ""),
     errors.CertificateError: (FAILED, "certificate", "`ctrl-exec doctor` checks keys and certificates"),

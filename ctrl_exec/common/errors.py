@@ -22,6 +22,7 @@
     │   ├── LockedError              another run holds script and host    (conflicts)
     │   └── SpentKeyError            what its key began is purged         (reqid)
     ├── PreconditionError            it has changed since it was read
+    ├── RangeError                   there is no such part of it          (size_bytes)
     ├── ProtocolError                bytes that are not the HTTP we speak (status)
     ├── PeerError                    a peer answered wrongly or not at all (kind)
     ├── CertificateError             a certificate, key or CSR is refused
@@ -177,6 +178,14 @@ class LockedError(ConflictError):
 
 class PreconditionError(CtrlExecError):
     """It is no longer what the caller has read (If-Match)."""
+
+
+class RangeError(CtrlExecError):
+    """What was asked for a part of has no such part."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        super().__init__(f"it has {size_bytes} bytes")
 
 
 class SpentKeyError(ConflictError):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 
 from ctrl_exec.common.clock import monotonic
-from ctrl_exec.common.errors import CtrlExecError
+from ctrl_exec.common.errors import CtrlExecError, UnknownRunError
 from ctrl_exec.common.messages import HostResult, integer_of, read_object, text_of
 from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import field, replace, value
@@ -96,6 +96,21 @@ def follow(
     Raises: InvalidNameError; DeniedError; UnknownRunError; StorageError.
     """
     head = visible_head(dispatcher, caller, reqid, "status")
+    return _Watch(dispatcher, head, after, Pause(interrupt), idle_s).events()
+
+
+def watch(
+    dispatcher: Dispatcher,
+    reqid: str,
+    after: int = BEGINNING,
+    interrupt: Interrupt | None = None,
+    *,
+    idle_s: float | None = None,
+) -> Iterator[RunEvent]:
+    """As `follow`, for who has begun the run and was authorised to. Raises: UnknownRunError; StorageError."""
+    head = dispatcher.results.head(reqid)
+    if head is None:
+        raise UnknownRunError(reqid)
     return _Watch(dispatcher, head, after, Pause(interrupt), idle_s).events()
 
 

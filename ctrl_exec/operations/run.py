@@ -13,8 +13,9 @@ from ctrl_exec.common.messages import (
     MAX_TIMEOUT_S,
     RunCommand,
     arguments_of,
+    secrets_of,
 )
-from ctrl_exec.common.names import check_script, new_reqid
+from ctrl_exec.common.names import check_reqid, check_script, new_reqid
 from ctrl_exec.common.value import value
 from ctrl_exec.operations.carrier import Carrier, Pause, detach_carrier
 from ctrl_exec.operations.report import RunReport, report_of
@@ -24,7 +25,7 @@ from ctrl_exec.services.targets import resolve_targets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from ctrl_exec.common.messages import HostResult
     from ctrl_exec.dispatcher import Dispatcher
@@ -48,7 +49,9 @@ class RunRequest:
     `hosts` are patterns (`ctrl_exec.services.targets`). `timeout_s` bounds the script on the agent,
     `read_timeout_s` our patience with its silence (None: as configured), `lock_wait_s` how long to
     try for the locks. `agent_port` replaces the recorded ports where a pattern names none. With a
-    `batch` the run is rolled out (`ctrl_exec.operations.rollout`).
+    `batch` the run is rolled out (`ctrl_exec.operations.rollout`). `secrets` reach the scripts on their
+    standard input and nothing else; an agent that does not know them is `refused`. `reqid` is for
+    callers that must know it before anything is begun; no two runs have the same.
     """
 
     hosts: tuple[str, ...]
@@ -61,6 +64,8 @@ class RunRequest:
     is_async: bool = False
     agent_port: int | None = None
     batch: Batch | None = None
+    secrets: Mapping[str, str] | None = None
+    reqid: str | None = None
 
 
 def check_request(request: RunRequest) -> RunRequest:
@@ -73,6 +78,9 @@ def check_request(request: RunRequest) -> RunRequest:
     _check_bound("read_timeout", request.read_timeout_s, 0.1, MAX_READ_TIMEOUT_S)
     _check_bound("lock_wait", request.lock_wait_s, 0, MAX_LOCK_WAIT_S)
     _check_bound("port", request.agent_port, 1, 65535)
+    secrets_of({"secrets": None if request.secrets is None else dict(request.secrets)})
+    if request.reqid is not None:
+        check_reqid(request.reqid)
     if request.batch is not None:
         check_batch(request.batch)
     return request
@@ -107,7 +115,7 @@ def run(
     targets = resolve_targets(
         request.hosts, dispatcher.registry, config.max_hosts, default_port=request.agent_port
     )
-    reqid = new_reqid()
+    reqid = request.reqid or new_reqid()
     dispatcher.authority.check(
         caller, "run", script=request.script, hosts=targets.names, args=request.args, reqid=reqid
     )
@@ -138,6 +146,7 @@ def run(
         token=dispatcher.authority.forwarded_token(caller),
         timeout=request.timeout_s,
         encoding=request.encoding if request.encoding != "utf-8" else None,
+        secrets=request.secrets or None,
     )
     carrier = Carrier(
         dispatcher,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from ctrl_exec.common.errors import CtrlExecError, ProgramError
+from ctrl_exec.common.errors import ConfigError, CtrlExecError, ProgramError
 from ctrl_exec.common.process import detach
 from ctrl_exec.common.suppression import suppress
 from ctrl_exec.tasks import starting
@@ -18,19 +18,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ctrl_exec.config import Config
     from ctrl_exec.dispatcher import Dispatcher
     from ctrl_exec.tasks.execution_carrier import CarrierParts
+    from ctrl_exec.tasks.lifecycle import Outcome
+    from ctrl_exec.tasks.models import Execution
+    from ctrl_exec.tasks.outgoing import Allowance
     from ctrl_exec.tasks.store import Store
 
 
 class Executions:
-    """Starts what waits, and ends what nobody carries."""
+    """Starts what waits, and ends what nobody carries. Raises: ConfigError."""
 
     def __init__(self, dispatcher: Dispatcher, store: Store, environment: Mapping[str, str]) -> None:
         self._dispatcher = dispatcher
         self._store = store
         self._environment = environment
         self._files = ExecutionFiles(dispatcher.config.executions_dir)
+        self._allowance = allowance_of(dispatcher.config)
 
     def start_waiting(self) -> int:
         """Start a carrier for each execution that may start now; gives how many. Raises: StorageError."""
@@ -78,10 +83,20 @@ class Executions:
             store=self._store,
             files=self._files,
             environment=self._environment,
-            secrets=lambda _store, _execution: ({}, {}),
+            secrets=self._secrets,
             max_log_bytes=config.tasks_max_log,
             default_timeout_s=config.tasks_timeout or None,
+            allowance=self._allowance,
         )
+
+    def _secrets(self, store: Store, execution: Execution) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        from ctrl_exec.tasks.executions import sealed_parameters
+        from ctrl_exec.tasks.project_secrets import load_secrets
+        from ctrl_exec.tasks.sealing import Sealer, unseal_parameters
+
+        sealer = Sealer(self._dispatcher.config.secrets_key_path)
+        sealed = sealed_parameters(store, execution.execution_id)
+        return load_secrets(store, sealer, execution.project_id), unseal_parameters(sealer, sealed)
 
     def next_moment_s(self) -> float | None:
         """When an execution that waits for its time may start; None if none does."""
@@ -90,11 +105,30 @@ class Executions:
 
     def recover(self) -> int:
         """Deal with what dead carriers left; gives how many executions that were. Raises: StorageError."""
-        found = starting.recover(self._store, self._files, end_group=starting.end_group_here)
+        found = starting.recover(
+            self._store, self._files, end_group=starting.end_group_here, outcome_of=self._outcome_of
+        )
         for word, several in (("lost", found.lost), ("given back", found.given_back)):
             for execution_id in several:
                 self._dispatcher.log.warning("task-recovery", execution=execution_id, result=word)
         return len(found.lost) + len(found.given_back)
+
+    def _outcome_of(self, execution: Execution) -> Outcome | None:
+        from ctrl_exec.tasks.kinds.agent_script import outcome_of_runs
+
+        return outcome_of_runs(self._dispatcher, execution)
+
+
+def allowance_of(config: Config) -> Allowance:
+    """What outgoing requests may reach besides public addresses. Raises: ConfigError."""
+    from ctrl_exec.tasks.outgoing import Allowance, read_allowance
+
+    if not config.tasks_outgoing_allow:  # most sites: nothing of the kind is loaded for them
+        return Allowance()
+    try:
+        return read_allowance(config.tasks_outgoing_allow)
+    except ValueError as error:
+        raise ConfigError(f"tasks.outgoing_allow: {error}") from error
 
 
 def _open_fds() -> set[int]:

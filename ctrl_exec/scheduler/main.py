@@ -29,6 +29,7 @@ from ctrl_exec.common.process import (
 from ctrl_exec.common.service_notify import ServiceNotify
 from ctrl_exec.config import load_config
 from ctrl_exec.dispatcher import open_dispatcher
+from ctrl_exec.scheduler.executions import Executions
 from ctrl_exec.scheduler.task_clock import TaskClock
 from ctrl_exec.scheduler.timetable import Duty, Timetable, cron, every
 from ctrl_exec.tasks.opening import open_store, wake_directory
@@ -116,8 +117,11 @@ class Scheduler:
         log = Log(PROGRAM, config.log_target, config.log_format)
         dispatcher = open_dispatcher(config, log, environment=self._environment)
         zone = local_zone(self._environment)
-        table = Timetable(duties(dispatcher, zone), time.time(), at_once=("recovery",))
-        return log, table, TaskClock(open_store(config), wake_directory(config), zone, log)
+        store = open_store(config)
+        executions = Executions(dispatcher, store, self._environment)
+        works = (*duties(dispatcher, zone), *task_duties(executions, config))
+        table = Timetable(works, time.time(), at_once=("recovery", "task-recovery"))
+        return log, table, TaskClock(store, wake_directory(config), zone, log, executions)
 
     def run(self) -> int:
         """Serve until told to stop; gives the exit code."""
@@ -254,6 +258,16 @@ def duties(dispatcher: Dispatcher, zone: tzinfo) -> tuple[Duty, ...]:
         Duty("sweep", cron(SWEEP_CRON, zone), lambda: _sweep(dispatcher)),
         Duty("run-index", every(INDEX_PERIOD_S), lambda: _keep_index(dispatcher)),
     )
+
+
+def task_duties(executions: Executions, config: Config) -> tuple[Duty, ...]:
+    """What the clock does for executions of tasks, where there is a database of them."""
+
+    def recover() -> None:
+        if os.path.exists(config.tasks_db_path):
+            executions.recover()
+
+    return (Duty("task-recovery", every(RECOVERY_PERIOD_S), recover),)
 
 
 def _recover(dispatcher: Dispatcher) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datetime import tzinfo
 
     from ctrl_exec.common.log import Log
+    from ctrl_exec.scheduler.executions import Executions
     from ctrl_exec.tasks.store import Store
 
 LONGEST_REST_S = 60.0
@@ -30,12 +31,22 @@ RETRY_S = 2.0
 class TaskClock:
     """Starts of tasks that are due, in a loop that belongs to somebody else.
 
-    Nothing is opened before there is a database: an instance without tasks has none.
+    Nothing is opened before there is a database: an instance without tasks has none. `executions` carries
+    what waits; without it that is left to another scheduler.
     """
 
-    def __init__(self, store: Store, wake_directory: str, zone: tzinfo, log: Log) -> None:
+    def __init__(
+        self,
+        store: Store,
+        wake_directory: str,
+        zone: tzinfo,
+        log: Log,
+        executions: Executions | None = None,
+    ) -> None:
         """Raises: StorageError."""
         self._store = store
+        self._executions = executions
+        self._waiting_at: float | None = None
         self._log = log
         self._clockwork = Clockwork(store, zone, log)
         self._wake = WakeSocket(wake_directory)
@@ -72,12 +83,18 @@ class TaskClock:
             if due is not None and due <= now_s:
                 self.started += len(self._clockwork.start_due(now_s))
                 self.lag_s = now_s - due
+            self._start_waiting()
         except CtrlExecError as error:
             self._try_again(str(error))
         except Exception as error:  # noqa: BLE001 - a tick: whatever a database may say, the scheduler goes on
             self._try_again(f"{type(error).__name__}: {error}")
         else:
             self._fault = ""
+
+    def _start_waiting(self) -> None:
+        if self._executions is not None:
+            self._executions.start_waiting()
+            self._waiting_at = self._executions.next_moment_s()
 
     def _has_database(self) -> bool:
         """Whether there is one; another one than before is opened anew."""
@@ -114,4 +131,5 @@ class TaskClock:
             return LONGEST_REST_S
         due = self._clockwork.next_due()
         until_due_s = LONGEST_REST_S if due is None else due - now_s
-        return max(0.0, min(LONGEST_REST_S, until_due_s, self._read_at - now))
+        until_start_s = LONGEST_REST_S if self._waiting_at is None else self._waiting_at - now_s
+        return max(0.0, min(LONGEST_REST_S, until_due_s, until_start_s, self._read_at - now))

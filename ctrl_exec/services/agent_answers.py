@@ -23,9 +23,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ctrl_exec.common.certificate import Certificate
+    from ctrl_exec.common.messages import RunCommand
     from ctrl_exec.services.transport import Answer, Failure
 
-TOO_OLD_FOR_BASE64 = "agent too old for base64"
+TOO_OLD: dict[str, tuple[str, str]] = {
+    "base64": ("failed", "agent too old for base64"),
+    "secrets": ("refused", "agent too old for secrets"),
+}
+"""Host state and error of an agent that lacks a feature which a command needs."""
 ALREADY_RUNNING = "script already running"
 SAME_RUN = "a run with this reqid"  # the order had arrived before: what became of it is on record
 TOO_OLD_TO_CANCEL = "agent too old to cancel"
@@ -49,6 +54,12 @@ _MAX_SCRIPTS = 10_000
 _MAX_TAGS = 256
 _SHOWN_CHARS = 500
 _INTEGER = re.compile(r"-?[0-9]{1,9}", re.ASCII)
+
+
+def needed_features(command: RunCommand) -> tuple[str, ...]:
+    """What an agent must be able to do, lest the command be worth nothing or tell a secret."""
+    wanted = (("base64", command.encoding == "base64"), ("secrets", bool(command.secrets)))
+    return tuple(feature for feature, is_needed in wanted if is_needed)
 
 
 @value

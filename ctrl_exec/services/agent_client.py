@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["AgentClient", "CapabilitiesReport", "ClientSettings", "PingResult", "Reply"]
 
 _SMALL_ANSWER_BYTES = 1 << 20
+_LEAST_STREAM_BYTES = 1 << 30
 BROKEN = "the connection broke before the answer came"
 _CANCEL_PATIENCE_S = 10.0  # an agent gives a script five seconds before it kills it
 _CAPABILITIES_BYTES = 8 << 20  # ten thousand scripts, and some of them with their schema
@@ -44,8 +45,8 @@ class ClientSettings:
     """How patient, and how much of one agent's output is taken.
 
     `max_output_bytes` is what an agent keeps of each stream where it tells it whole; what it streams is
-    bounded by `max_run_output_bytes`. `run_deadline_s` bounds a whole run, however alive the connection
-    looks. `keeps_connections` asks agents to leave them open.
+    bounded by some multiple of `max_run_output_bytes`. `run_deadline_s` bounds a whole run, however alive
+    the connection looks. `keeps_connections` asks agents to leave them open.
     """
 
     read_timeout_s: float = 60.0
@@ -121,7 +122,7 @@ class AgentClient:
         With a `pursuit` output is told to its listener as it comes, and a host whose connection broke is
         given to the pursuit; its result here is `running`, with an error that begins with `BROKEN`.
         """
-        if command.encoding == "base64":
+        if answers.needed_features(command):
             able: list[Target] = []
             yield from self._sort_out(targets, command, able, interrupt)
             targets = able
@@ -335,15 +336,18 @@ class AgentClient:
         able: list[Target],
         interrupt: Interrupt | None,
     ) -> Iterator[HostResult]:
-        """Put those that can give exact bytes into `able`; the others' results say why not."""
+        """Put those that can do what the command needs into `able`; the others' results say why not."""
         known = {target.name: target for target in targets}
+        needed = answers.needed_features(command)
         for found in self.ping(targets, command.reqid, interrupt=interrupt):
-            if "base64" in found.features:
+            missing = [feature for feature in needed if feature not in found.features]
+            if found.is_ok and not missing:
                 able.append(known[found.host])
                 continue
             reply = Reply(found.host, found.state, found.rtt_ms, error=found.error)
             if found.is_ok:
-                reply = replace(reply, state="failed", error=answers.TOO_OLD_FOR_BASE64)
+                state, error = answers.TOO_OLD[missing[0]]
+                reply = replace(reply, state=state, error=error)
             elif found.state in ("timeout", "lost"):  # it was only a ping: nothing runs
                 reply = replace(reply, state="unreachable")
             yield answers.run_result(reply, command.script, command.reqid, command.encoding)
@@ -354,4 +358,5 @@ class AgentClient:
 
     @property
     def _stream_limit_bytes(self) -> int:
-        return _CHARS_A_BYTE * self._settings.max_run_output_bytes + 65536
+        # what is not kept is passed over, but not for ever
+        return _CHARS_A_BYTE * max(self._settings.max_run_output_bytes, _LEAST_STREAM_BYTES)

@@ -6,7 +6,10 @@ calls is given what to start. Two that call at once never get the same one.
 
 from __future__ import annotations
 
+import time
+
 from ctrl_exec.common import process
+from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.value import value
 from ctrl_exec.tasks import carriage, lifecycle
 from ctrl_exec.tasks.definitions import load_task
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 CLAIM_GRACE_NS = 30 * lifecycle.NS
 """A carrier that was forked this long ago and holds no lock never came to life."""
 _CANDIDATES = 200
+_DYING_S = 2.0
+_LOOK_EVERY_S = 0.02
 
 
 @value
@@ -40,6 +45,8 @@ def claim_next(store: Store, claimer: str, *, max_running: int) -> str | None:
 
     The oldest of the project with the fewest under way, while fewer than `max_running` are in all.
     """
+    if not _waiting(store):  # most looks find nothing; only those that do keep others from writing
+        return None
     with store.writing():
         counts = _under_way(store)
         if sum(counts.values()) >= max_running:
@@ -161,4 +168,9 @@ def end_group_here(pid: int, started: int) -> bool:
         return True  # the leader is gone and its number is somebody else's: so is the group's
     if process.is_group_alive(pid):
         process.end_group(pid)
-    return not process.is_group_alive(pid)
+    deadline = monotonic() + _DYING_S
+    while process.is_group_alive(pid):
+        if monotonic() >= deadline:
+            return False  # not even KILL ends what sleeps in the kernel; the next round looks again
+        time.sleep(_LOOK_EVERY_S)
+    return True

@@ -65,6 +65,7 @@ BAD = {
     "tasks.max_log": ["1", "-5M"],
     "tasks.timeout": ["-1", "31d"],
     "tasks.retention": ["-1d", "20y"],
+    "tasks.outgoing_allow": ["http://x/", "10.0.0.0/8 10.1.0.0/16", "host"],
     "cert_days": ["0", "3651"],
     "cert_renewal_days": ["0"],
     "cert_overlap_days": ["-1", "801"],

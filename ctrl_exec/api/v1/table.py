@@ -5,7 +5,7 @@ Owns which path and method there is, the scope a token needs, the keys its body 
 
 from __future__ import annotations
 
-from ctrl_exec.api.v1 import audit, clock, constants, oauth, projects, tasks, teams, users
+from ctrl_exec.api.v1 import audit, clock, constants, executions, oauth, projects, tasks, teams, users
 from ctrl_exec.api.v1.asking import PAGE_KEYS, PUBLIC, TaskRoute
 
 _PROJECTS = "/api/v1/projects"
@@ -80,4 +80,5 @@ TASK_ROUTES = (
     TaskRoute("GET", "/api/v1/audit", "audit", audit.index, query=audit.LIST_KEYS),
     TaskRoute("POST", "/oauth/token", "oauth-token", oauth.token, authorised_by=PUBLIC),
     TaskRoute("POST", "/oauth/revoke", "oauth-revoke", oauth.revoke, authorised_by=PUBLIC),
+    *executions.EXECUTION_ROUTES,
 )  # fmt: skip

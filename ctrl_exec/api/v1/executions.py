@@ -1,0 +1,216 @@
+"""`/api/v1/executions`: starting tasks, watching what becomes of it, ending it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from ctrl_exec.api.v1.asking import TaskRoute, list_response, page_of, query_of
+from ctrl_exec.common.errors import InvalidInputError, RangeError
+from ctrl_exec.common.routing import Response, json_response
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from ctrl_exec.api.v1.asking import Asking
+    from ctrl_exec.tasks.models import Execution
+
+LIST_KEYS = ("taskId", "status", "from", "to", "limit", "cursor")
+LOG_KEYS = ("follow", "after")
+START_KEYS = ("taskId", "parameterMap")
+_NS = re.compile(r"[0-9]{1,19}", re.ASCII)
+_RANGE = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})", re.ASCII)
+_FOLLOW_EVERY_S = 0.2
+_TEXT = "text/plain; charset=utf-8"
+
+
+def create(asking: Asking) -> Response:
+    """`POST /api/v1/executions`."""
+    from ctrl_exec.tasks.execution_requests import start
+
+    execution = start(asking.store, asking.identity, asking.document, asking.seal)
+    location = ("Location", f"/api/v1/executions/{execution.execution_id}")
+    return _response(asking, 201, execution, (location,))
+
+
+def index(asking: Asking) -> Response:
+    """`GET /api/v1/executions`."""
+    from ctrl_exec.tasks.execution_requests import listed
+
+    query = query_of(asking.request, LIST_KEYS)
+    limit, cursor = page_of(query)
+    found = listed(asking.store, asking.identity, _filter(query), limit=limit + 1, before_id=cursor or None)
+    return list_response(found, limit, lambda each: _encoded(asking, each), lambda each: each.execution_id)
+
+
+def _filter(query: dict[str, str]) -> Any:
+    from ctrl_exec.tasks.executions import ExecutionFilter
+    from ctrl_exec.tasks.models import STATUSES
+    from ctrl_exec.tasks.ulid import ULID
+
+    statuses = tuple(each for each in query.get("status", "").split(",") if each)
+    if any(each not in STATUSES for each in statuses):
+        raise InvalidInputError("status: expected some of " + ", ".join(STATUSES), field="status")
+    if "taskId" in query and not ULID.fullmatch(query["taskId"]):
+        raise InvalidInputError("taskId: expected a task's id", field="taskId")
+    for key in ("from", "to"):
+        if key in query and not _NS.fullmatch(query[key]):
+            raise InvalidInputError(f"{key}: expected nanoseconds since the epoch", field=key)
+    return ExecutionFilter(
+        task_id=query.get("taskId"),
+        statuses=statuses,
+        from_ns=int(query["from"]) if "from" in query else None,
+        to_ns=int(query["to"]) if "to" in query else None,
+    )
+
+
+def show(asking: Asking) -> Response:
+    """`GET /api/v1/executions/{executionId}`."""
+    from ctrl_exec.tasks.execution_requests import find
+
+    return _response(asking, 200, find(asking.store, asking.identity, _id(asking)))
+
+
+def abort(asking: Asking) -> Response:
+    """`POST /api/v1/executions/{executionId}/abort`."""
+    from ctrl_exec.tasks.execution_requests import abort as end
+
+    return _response(asking, 202, end(asking.store, asking.identity, _id(asking)))
+
+
+def retry(asking: Asking) -> Response:
+    """`POST /api/v1/executions/{executionId}/retry`."""
+    from ctrl_exec.tasks.execution_requests import retry as start_again
+
+    execution = start_again(asking.store, asking.identity, _id(asking), asking.seal)
+    location = ("Location", f"/api/v1/executions/{execution.execution_id}")
+    return _response(asking, 201, execution, (location,))
+
+
+def remove(asking: Asking) -> Response:
+    """`DELETE /api/v1/executions/{executionId}`."""
+    from ctrl_exec.tasks.execution_requests import remove as delete
+
+    delete(asking.store, asking.identity, _id(asking), _files(asking))
+    return Response(204)
+
+
+def log(asking: Asking) -> Response:
+    """`GET /api/v1/executions/{executionId}/log`: text, a range of it, or its events as they come."""
+    from ctrl_exec.tasks.execution_log import log_parts, read_log
+    from ctrl_exec.tasks.execution_requests import find_for_log
+
+    query = query_of(asking.request, LOG_KEYS)
+    execution = find_for_log(asking.store, asking.identity, _id(asking))
+    path = _files(asking).log_path(execution.execution_id)
+    if query.get("follow", "false") not in ("true", "false"):
+        raise InvalidInputError("follow: expected true or false", field="follow")
+    if query.get("follow") == "true":
+        events = _events(asking, execution.execution_id, path, _after(asking, query))
+        return Response(200, (("Content-Type", "text/event-stream"),), events)
+    if not log_parts(path):
+        return Response(204)
+    wanted = asking.request.header("range")
+    if wanted is None:
+        return Response(200, (("Content-Type", _TEXT), ("Accept-Ranges", "bytes")), _pieces(path))
+    return _range(b"".join(piece for _, piece in read_log(path)), wanted)
+
+
+def _pieces(path: str) -> Iterator[bytes]:
+    from ctrl_exec.tasks.execution_log import read_log
+
+    return (piece for _, piece in read_log(path))
+
+
+def _range(text: bytes, wanted: str) -> Response:
+    """The part that was asked for. Source: RFC 9110 §14."""
+    match = _RANGE.fullmatch(wanted.strip())
+    headers: tuple[tuple[str, str], ...] = (("Content-Type", _TEXT), ("Accept-Ranges", "bytes"))
+    if match is None or match[1] == match[2] == "":  # another unit, several ranges: the whole
+        return Response(200, headers, text)
+    if match[1] == "":
+        first, last = max(0, len(text) - int(match[2])), len(text) - 1
+    else:
+        first, last = int(match[1]), min(len(text) - 1, int(match[2] or len(text) - 1))
+    if first > last:
+        raise RangeError(len(text))
+    headers += (("Content-Range", f"bytes {first}-{last}/{len(text)}"),)
+    return Response(206, headers, text[first : last + 1])
+
+
+def _after(asking: Asking, query: dict[str, str]) -> int:
+    given = query.get("after") or asking.request.header("last-event-id") or "0"
+    if not _NS.fullmatch(given):
+        raise InvalidInputError("after: expected the id of an event", field="after")
+    return int(given)
+
+
+def _events(asking: Asking, execution_id: str, path: str, after: int) -> Iterator[bytes]:
+    """Server-Sent Events: `log` with `{text}`, the offset as id; at last `end` with the execution."""
+    from codecs import getincrementaldecoder
+
+    from ctrl_exec.operations.carrier import Pause
+    from ctrl_exec.tasks.execution_log import read_log
+    from ctrl_exec.tasks.execution_requests import is_final
+    from ctrl_exec.tasks.executions import find_execution
+
+    pause = Pause(asking.interrupt)
+    decoder = getincrementaldecoder("utf-8")("replace")
+    at, silent = after, 0
+    while True:
+        over = is_final(find_execution(asking.store, execution_id))
+        before = at
+        for end, piece in read_log(path, at):
+            at = end
+            text = decoder.decode(piece)
+            if text:
+                yield _event("log", {"text": text}, at - len(decoder.getstate()[0]))
+        if over and at == before:
+            break
+        silent = 0 if at > before else silent + 1
+        if silent and silent % 75 == 0:
+            yield b": still here\n\n"
+        if at == before and pause(_FOLLOW_EVERY_S):
+            return
+    yield _event("end", _encoded(asking, find_execution(asking.store, execution_id)), at)
+
+
+def _event(name: str, document: Any, place: int) -> bytes:
+    return f"id: {place}\nevent: {name}\ndata: {json.dumps(document)}\n\n".encode()
+
+
+def _id(asking: Asking) -> str:
+    return asking.parameters["executionId"]
+
+
+def _files(asking: Asking) -> Any:
+    from ctrl_exec.tasks.carriage import ExecutionFiles
+
+    return ExecutionFiles(asking.dispatcher.config.executions_dir)
+
+
+def _encoded(asking: Asking, execution: Execution) -> dict[str, Any]:
+    from ctrl_exec.tasks.execution_requests import encode_execution
+
+    return encode_execution(asking.store, execution, max_running=asking.dispatcher.config.tasks_max_running)
+
+
+def _response(
+    asking: Asking, status: int, execution: Execution, headers: tuple[tuple[str, str], ...] = ()
+) -> Response:
+    return json_response(status, _encoded(asking, execution), headers)
+
+
+_EXECUTIONS = "/api/v1/executions"
+_EXECUTION = "/api/v1/executions/{executionId}"
+EXECUTION_ROUTES = (
+    TaskRoute("POST", _EXECUTIONS, "execution-create", create, "execute", START_KEYS, needs_body=True),
+    TaskRoute("GET", _EXECUTIONS, "executions", index, query=LIST_KEYS),
+    TaskRoute("GET", _EXECUTION, "execution", show),
+    TaskRoute("DELETE", _EXECUTION, "execution-remove", remove, "write"),
+    TaskRoute("GET", f"{_EXECUTION}/log", "execution-log", log, query=LOG_KEYS),
+    TaskRoute("POST", f"{_EXECUTION}/abort", "execution-abort", abort, "execute"),
+    TaskRoute("POST", f"{_EXECUTION}/retry", "execution-retry", retry, "execute"),
+)

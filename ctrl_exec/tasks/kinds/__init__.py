@@ -1,0 +1,1 @@
+"""What executes a task of each kind; each module owns one."""

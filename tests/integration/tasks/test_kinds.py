@@ -1,0 +1,199 @@
+"""Agent scripts and HTTP requests as executions: real agents, a real receiver, a real scheduler."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.tasks.test_executions import ended, log_of, shown, start
+from tests.support.fleet import Fleet
+from tests.support.office import Office
+from tests.support.polling import eventually
+
+SCRIPTS = {
+    "greet": '#!/bin/sh\necho "hello $1"\nprintf "no newline"\n',
+    "fail": "#!/bin/sh\necho sorry >&2\nexit 4\n",
+    "wait": "#!/bin/sh\necho begun\nsleep 600\n",
+    "stdin": "#!/bin/sh\ncat\n",
+}
+
+
+class Site(Office):
+    """An office with agents."""
+
+    def __post_init__(self) -> None:
+        Fleet.__post_init__(self)
+        port = self.pairing_port
+        super().__post_init__()
+        self.pairing_port = port
+        self.write_conf({"api_auth_default": None, "tasks.outgoing_allow": "127.0.0.0/8"})
+
+    @property
+    def gate(self) -> Path:
+        """What the script `gate` waits for."""
+        return self.home / "gate"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Two agents, an API, a scheduler."""
+    made = Site(tmp_path_factory.mktemp("site"))
+    try:
+        scripts = SCRIPTS | {"gate": f"#!/bin/sh\nwhile [ ! -e {made.gate} ]; do sleep 0.05; done\n"}
+        agents = [made.new_agent(name, scripts=scripts) for name in ("host-a", "host-b")]
+        made.pair(*agents)
+        for agent in agents:
+            made.start_agent(agent)
+        made.start_api()
+        made.start_scheduler()
+        yield made
+    finally:
+        made.close()
+
+
+def script(site: Site, name: str, *args: str, **changes: Any) -> str:
+    """A task that runs a script of both agents; its id."""
+    kind = {"script": name, "hosts": ["host-a", "host-b"], "args": list(args)} | changes.pop("kind", {})
+    return str(site.create_task(agentScriptTask=kind, **changes)["taskId"])
+
+
+def test_a_script_runs_on_its_hosts_and_is_logged_by_host(site: Site) -> None:
+    """Templates become arguments and split none; the run is the execution's."""
+    parameters = [{"name": "WHO", "type": "TEXT", "defaultValue": "you; rm -rf x"}]
+    execution = ended(site, start(site, script(site, "greet", "{{WHO}}", parameters=parameters)))
+    assert (execution["status"], execution["exitCode"]) == ("SUCCESS", 0)
+    lines = log_of(site, execution["executionId"]).splitlines()
+    for host in ("host-a", "host-b"):
+        own = [line for line in lines if line.startswith(host)]
+        assert own == [f"{host}: hello you; rm -rf x", f"{host}: no newline", f"{host}: [ok, exit 0]"]
+    (reqid,) = execution["runs"]
+    run = site.cli_json("status", reqid)
+    assert run["state"] == "completed"
+
+
+def test_a_host_that_fails_fails_it_with_the_counts(site: Site) -> None:
+    """What it said is in the log."""
+    execution = ended(site, start(site, script(site, "fail")))
+    assert (execution["status"], execution["exitCode"], execution["reason"]) == ("FAILED", 1, "2 failed")
+    assert "host-a: sorry" in log_of(site, execution["executionId"])
+
+
+def test_a_run_that_cannot_begin_fails_by_its_reason(site: Site) -> None:
+    """An unknown host, a dash that came through a template."""
+    unknown = ended(site, start(site, script(site, "greet", kind={"hosts": ["host-x"]})))
+    assert unknown["status"] == "FAILED"
+    assert "host-x" in unknown["reason"]
+    parameters = [{"name": "WHO", "type": "TEXT"}]
+    task_id = script(site, "greet", "{{WHO}}", parameters=parameters)
+    dashed = ended(site, start(site, task_id, {"WHO": "--force"}))
+    assert (dashed["status"], dashed["runs"]) == ("FAILED", dashed["runs"])
+    assert "allowLeadingDash" in dashed["reason"]
+
+
+def test_an_abort_ends_the_scripts_on_the_agents(site: Site) -> None:
+    """Every host says so."""
+    execution_id = start(site, script(site, "wait"))
+    eventually(lambda: log_of(site, execution_id).count("begun") == 2)
+    assert site.ask("POST", f"/api/v1/executions/{execution_id}/abort").status == 202
+    execution = ended(site, execution_id)
+    assert (execution["status"], execution["reason"]) == ("ABORTED", "2 cancelled")
+    again = ended(site, start(site, script(site, "wait", timeout=1, timeoutDurationUnit="SECOND")))
+    assert (again["status"], again["reason"]) == ("TIMED_OUT", "timed out after 1s")
+
+
+def test_secrets_reach_a_script_on_its_standard_input_alone(site: Site) -> None:
+    """Masked in the log, in no record."""
+    task_id = script(site, "stdin", parameters=[{"name": "KEY", "type": "SECRET"}])
+    execution = ended(site, start(site, task_id, {"KEY": "s3cr3t-for-agents"}))
+    assert execution["status"] == "SUCCESS"
+    log = log_of(site, execution["executionId"])
+    assert "s3cr3t" not in log
+    assert '"KEY": "********"' in log
+    (reqid,) = execution["runs"]
+    kept = "".join(path.read_text() for path in (site.state / "runs").glob(f"{reqid}*"))
+    # what a script prints of it is the script's word, and the record's; the command's own copy is nowhere
+    assert kept.count("s3cr3t-for-agents") == 2
+
+
+def test_a_run_outlives_the_carrier_of_its_execution(site: Site) -> None:
+    """Recovery asks it for its end: nothing is lost that was not."""
+    execution_id = start(site, script(site, "gate"))
+    eventually(lambda: shown(site, execution_id)["runs"])
+    reqid = shown(site, execution_id)["runs"][0]
+    eventually(lambda: site.cli_json("status", reqid)["ok"])
+    os.kill(_carrier_of(site, execution_id), signal.SIGKILL)
+    site.gate.touch()
+    eventually(lambda: site.cli_json("status", reqid)["state"] == "completed")
+    assert site.scheduler is not None
+    site.scheduler.stop()
+    site.start_scheduler()  # recovery is the first thing it does
+    assert ended(site, execution_id)["status"] == "SUCCESS"
+
+
+def _carrier_of(site: Site, execution_id: str) -> int:
+    """Who holds the lock of the execution. Source: proc(5), /proc/locks."""
+    about = os.stat(site.state / "executions" / f"{execution_id}.lock")
+    place = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino}"
+    for line in Path("/proc/locks").read_text().splitlines():
+        words = line.split()
+        if place in words:
+            return int(words[4])
+    raise AssertionError(f"nobody carries {execution_id}")
+
+
+class Receiver(http.server.BaseHTTPRequestHandler):
+    """Remembers what came."""
+
+    seen: list[tuple[str, str, bytes]]
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.seen.append((self.path, self.headers.get("X-Key", ""), body))
+        status = 500 if "broken" in self.path else 201
+        self.send_response(status)
+        self.send_header("Content-Length", "5")
+        self.end_headers()
+        self.wfile.write(b"thank")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def receiver() -> Iterator[http.server.HTTPServer]:
+    """A server on loopback."""
+    Receiver.seen = []
+    server = http.server.HTTPServer(("127.0.0.1", 0), Receiver)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_request_is_judged_by_its_status(site: Site, receiver: http.server.HTTPServer) -> None:
+    """Its templates are escaped where they stand."""
+    url = f"http://127.0.0.1:{receiver.server_port}/hook?who={{{{WHO}}}}"
+    kind = {"method": "POST", "url": url, "headers": {"X-Key": "k"}, "body": '{"who": "{{WHO}}"}'}
+    parameters = [{"name": "WHO", "type": "TEXT", "defaultValue": 'a "b"&c'}]
+    facts: dict[str, Any] = {"taskType": "HTTP_REQUEST", "agentScriptTask": None, "parameters": parameters}
+    task = site.create_task(httpRequestTask=kind, **facts)
+    execution = ended(site, start(site, str(task["taskId"])))
+    assert execution["status"] == "SUCCESS"
+    path, key, body = Receiver.seen[0]
+    assert (path, key) == ("/hook?who=a%20%22b%22%26c", "k")
+    assert json.loads(body) == {"who": 'a "b"&c'}
+    log = log_of(site, execution["executionId"])
+    assert log == f"POST http://127.0.0.1:{receiver.server_port}/hook → 201\nthank"
+    broken = site.create_task(httpRequestTask=kind | {"url": url.replace("hook", "broken")}, **facts)
+    execution = ended(site, start(site, str(broken["taskId"])))
+    assert (execution["status"], execution["reason"]) == ("FAILED", "status 500")
