@@ -12,12 +12,17 @@ import pytest
 from tests.support.fleet import Fleet
 from tests.support.processes import environment
 
+# every script that the live document names ends at once: a request has ten seconds
+SCRIPTS = {"hello": '#!/bin/sh\necho "hello $*"\n', "fail": "#!/bin/sh\nexit 3\n"}
+
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     made = Fleet(tmp_path_factory.mktemp("fleet"))
     try:
-        made.add("web-01")
+        agent = made.new_agent("web-01", scripts=SCRIPTS)
+        made.pair(agent)
+        made.start_agent(agent)
         made.start_api()
         yield made
     finally:
