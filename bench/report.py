@@ -20,6 +20,7 @@ _GROUPS = {
     "fanout": "Fan-out", "growth": "Growth", "hosts": "Thousands of hosts", "api": "A run through the API",
     "health": "`GET /health`", "keepalive": "`GET /health`", "tls": "TLS", "agent": "The agent",
     "cli": "The command line", "records": "Run records", "hook": "The auth hook",
+    "live": "Live runs", "runs": "The list of runs", "scale": "Thousands of hosts",
     "scheduler": "The scheduler", "memory": "Memory", "purge": "Purge",
 }  # fmt: skip
 

@@ -6,6 +6,8 @@ import socketserver
 import subprocess
 import sys
 
+import pytest
+
 from ctrl_exec.common.http import ForkingServer
 
 
@@ -21,9 +23,13 @@ def test_the_server_is_the_standard_librarys_forking_mix_in() -> None:
     assert issubclass(ForkingServer, socketserver.BaseServer)
 
 
-def test_a_server_does_not_load_threading() -> None:
+@pytest.mark.parametrize(
+    "program",
+    ["ctrl_exec.common.http", "ctrl_exec.api.main", "ctrl_exec.pairing.main", "ctrl_exec_agent.server"],
+)
+def test_a_server_does_not_load_threading(program: str) -> None:
     """Its hook after each fork would cost every child more than the fork itself."""
-    assert _run("import sys, ctrl_exec.common.http; print('threading' in sys.modules)") == "False"
+    assert _run(f"import sys, {program}; print('threading' in sys.modules)") == "False"
 
 
 def test_whoever_needs_threads_still_has_them() -> None:
