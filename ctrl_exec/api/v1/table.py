@@ -5,7 +5,19 @@ Owns which path and method there is, the scope a token needs, the keys its body 
 
 from __future__ import annotations
 
-from ctrl_exec.api.v1 import audit, clock, constants, executions, oauth, projects, tasks, teams, users
+from ctrl_exec.api.v1 import (
+    audit,
+    clock,
+    constants,
+    executions,
+    notifiers,
+    oauth,
+    projects,
+    tasks,
+    teams,
+    users,
+    webhooks,
+)
 from ctrl_exec.api.v1.asking import PAGE_KEYS, PUBLIC, TaskRoute
 
 _PROJECTS = "/api/v1/projects"
@@ -19,6 +31,10 @@ _CONSTANTS = f"{_PROJECT}/constants"
 _SECRETS = f"{_PROJECT}/secrets"
 _TEAMS = "/api/v1/teams"
 _TEAM = "/api/v1/teams/{teamId}"
+_NOTIFIERS = "/api/v1/notifiers"
+_NOTIFIER = "/api/v1/notifiers/{notifierId}"
+_WEBHOOKS = "/api/v1/webhooks"
+_WEBHOOK = "/api/v1/webhooks/{webhookId}"
 _WHOLE_TASK = (*tasks.OWN_KEYS, *tasks.TASK_KEYS)
 _WHOLE_PROJECT = (*projects.OWN_KEYS, *projects.PROJECT_KEYS)
 
@@ -78,6 +94,21 @@ TASK_ROUTES = (
     TaskRoute("DELETE", _TEAM, "team-remove", teams.remove, "admin"),
     *clock.CLOCK_ROUTES,
     TaskRoute("GET", "/api/v1/audit", "audit", audit.index, query=audit.LIST_KEYS),
+    TaskRoute(
+        "POST", _NOTIFIERS, "notifier-create", notifiers.create, "write", notifiers.KEYS, needs_body=True
+    ),
+    TaskRoute("GET", _NOTIFIERS, "notifiers", notifiers.index, query=notifiers.LIST_KEYS),
+    TaskRoute("GET", _NOTIFIER, "notifier", notifiers.show),
+    TaskRoute(
+        "PATCH", _NOTIFIER, "notifier-amend", notifiers.amend, "write", notifiers.KEYS, needs_body=True
+    ),
+    TaskRoute("DELETE", _NOTIFIER, "notifier-remove", notifiers.remove, "write"),
+    TaskRoute("POST", _WEBHOOKS, "webhook-create", webhooks.create, "write", webhooks.KEYS, needs_body=True),
+    TaskRoute("GET", _WEBHOOKS, "webhooks", webhooks.index, query=webhooks.LIST_KEYS),
+    TaskRoute("GET", _WEBHOOK, "webhook", webhooks.show),
+    TaskRoute("PATCH", _WEBHOOK, "webhook-amend", webhooks.amend, "write", webhooks.KEYS, needs_body=True),
+    TaskRoute("DELETE", _WEBHOOK, "webhook-remove", webhooks.remove, "write"),
+    TaskRoute("POST", "/hooks/{webhookId}", "hook", webhooks.receive, authorised_by=PUBLIC),
     TaskRoute("POST", "/oauth/token", "oauth-token", oauth.token, authorised_by=PUBLIC),
     TaskRoute("POST", "/oauth/revoke", "oauth-revoke", oauth.revoke, authorised_by=PUBLIC),
     *executions.EXECUTION_ROUTES,

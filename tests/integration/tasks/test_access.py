@@ -16,7 +16,15 @@ from ctrl_exec.tasks.ulid import new_ulid
 from tests.support.office import PROJECT, Office, a_task
 
 GUARDED = [route for route in TASK_ROUTES if route.authorised_by != PUBLIC]
-ABSENT = ("personalAccessTokenId", "constantId", "secretId", "teamId")
+ABSENT = (
+    "personalAccessTokenId",
+    "constantId",
+    "secretId",
+    "teamId",
+    "notifierId",
+    "webhookId",
+    "executionId",
+)
 ANYBODY, ADMINISTRATOR = "ANYBODY", "ADMINISTRATOR"
 # who may; ANYBODY: with or without a role anywhere. Whoever lacks a role in the project finds nothing there.
 LEAST = {
@@ -31,7 +39,12 @@ LEAST = {
     "constant-remove": "MANAGER", "secrets": "MANAGER", "secret-create": "MANAGER",
     "secret-replace": "MANAGER", "secret-remove": "MANAGER", "team-create": ADMINISTRATOR,
     "teams": ADMINISTRATOR, "team": ADMINISTRATOR, "team-amend": ADMINISTRATOR, "team-remove": ADMINISTRATOR,
-    "audit": ADMINISTRATOR,
+    "audit": ADMINISTRATOR, "notifier-create": "MANAGER", "notifiers": ANYBODY, "notifier": "VIEWER",
+    "notifier-amend": "MANAGER", "notifier-remove": "MANAGER", "webhook-create": "MANAGER",
+    "webhooks": ANYBODY, "webhook": "MANAGER", "webhook-amend": "MANAGER", "webhook-remove": "MANAGER",
+    "execution-create": "EXECUTOR", "executions": ANYBODY,
+    "execution": "VIEWER", "execution-remove": "MANAGER", "execution-log": "ADVANCED_EXECUTOR",
+    "execution-abort": "EXECUTOR", "execution-retry": "EXECUTOR",
 }  # fmt: skip
 # what does not change anything even when it is allowed: it names what is not there, or leaves all as it is
 BODIES: dict[str, Any] = {
@@ -40,7 +53,9 @@ BODIES: dict[str, Any] = {
     "roles-replace": {"items": [{}]}, "user-create": {"name": ""}, "user-amend": {"name": ""},
     "token-create": {"name": ""}, "constant-create": {"name": ""}, "constant-amend": {"name": ""},
     "secret-create": {"name": ""}, "secret-replace": {"name": ""}, "team-create": {"name": ""},
-    "team-amend": {"name": ""},
+    "team-amend": {"name": ""}, "notifier-create": {"name": ""}, "notifier-amend": {"name": ""},
+    "webhook-create": {"name": ""}, "webhook-amend": {"name": ""},
+    "execution-create": {"taskId": ""},
 }  # fmt: skip
 
 
@@ -65,7 +80,8 @@ def path_of(office: Office, route: TaskRoute, task: dict[str, Any]) -> str:
     known = {
         "projectId": PROJECT, "taskId": task["taskId"], "userId": office.users["viewer"],
         "personalAccessTokenId": new_ulid(1), "constantId": new_ulid(1), "secretId": new_ulid(1),
-        "teamId": new_ulid(1),
+        "teamId": new_ulid(1), "notifierId": new_ulid(1), "webhookId": new_ulid(1),
+        "executionId": new_ulid(1),
     }  # fmt: skip
     return route.pattern.format(**known)
 

@@ -1,0 +1,72 @@
+"""`/api/v1/notifiers`."""
+
+from __future__ import annotations
+
+from ctrl_exec.api.v1.asking import list_response, page_of, query_of
+from ctrl_exec.common.routing import Response, json_response
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ctrl_exec.api.v1.asking import Asking
+    from ctrl_exec.tasks.models import Notifier
+
+KEYS = ("projectId", "name", "kind", "settings", "secret", "enabledFg")
+LIST_KEYS = ("projectId", "limit", "cursor")
+
+
+def create(asking: Asking) -> Response:
+    """`POST /api/v1/notifiers`."""
+    from ctrl_exec.tasks.notifiers import decode_notifier, save_notifier
+
+    draft, secret = decode_notifier(asking.document)
+    found = save_notifier(asking.store, asking.identity, asking.sealer, draft, secret)
+    location = ("Location", f"/api/v1/notifiers/{found[0].notifier_id}")
+    return json_response(201, _encoded(found), (location,))
+
+
+def index(asking: Asking) -> Response:
+    """`GET /api/v1/notifiers`."""
+    from ctrl_exec.tasks.notifiers import list_notifiers
+
+    query = query_of(asking.request, LIST_KEYS)
+    limit, cursor = page_of(query)
+    found = list_notifiers(
+        asking.store, asking.identity, query.get("projectId"), limit=limit + 1, after_id=cursor
+    )
+    return list_response(found, limit, _encoded, lambda each: each[0].notifier_id)
+
+
+def show(asking: Asking) -> Response:
+    """`GET /api/v1/notifiers/{notifierId}`."""
+    from ctrl_exec.tasks.notifiers import find_notifier
+
+    found = find_notifier(asking.store, asking.identity, asking.parameters["notifierId"])
+    return json_response(200, _encoded(found))
+
+
+def amend(asking: Asking) -> Response:
+    """`PATCH /api/v1/notifiers/{notifierId}`."""
+    from ctrl_exec.tasks.notifiers import decode_notifier, find_notifier, save_notifier
+
+    current, _ = find_notifier(asking.store, asking.identity, asking.parameters["notifierId"])
+    asking.identity.require_role(current.project_id, "MANAGER")
+    draft, secret = decode_notifier(asking.document, current)
+    found = save_notifier(asking.store, asking.identity, asking.sealer, draft, secret)
+    return json_response(200, _encoded(found))
+
+
+def remove(asking: Asking) -> Response:
+    """`DELETE /api/v1/notifiers/{notifierId}`."""
+    from ctrl_exec.tasks.notifiers import remove_notifier
+
+    remove_notifier(asking.store, asking.identity, asking.parameters["notifierId"])
+    return Response(204)
+
+
+def _encoded(found: tuple[Notifier, bool]) -> dict[str, Any]:
+    from ctrl_exec.tasks.notifiers import encode_notifier
+
+    notifier, has_secret = found
+    return encode_notifier(notifier, has_secret=has_secret)
