@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ctrl_exec.services.transport import Answer, Call, Interrupt
 
 _STALL_S = 0.5  # a handshake that waits for the peer this long costs us nothing: its slot is free
+_CROWD_TIMES = 2  # so many times the slots, and it is others that wait for the same peers
 _STALLED_TIMES = 8  # …but so many times the slots is the end of it: peers that share a machine would drown
 _LARGE_BYTES = 256 * 1024  # answers below never have to wait for memory
 _LARGE_AT_ONCE = 2
@@ -77,6 +78,7 @@ class Loop:
         self._order = itertools.count()  # of timers set for the same moment
         self._slots = 0  # held by handshakes that keep us busy
         self._unsettled = 0  # all that are not yet through theirs
+        self._settled_at = 0.0  # when the last of them got through
         self._again: list[Exchange] = []
         self._paused: deque[Exchange] = deque()
         self._streams: deque[Exchange] = deque()  # that have something to read
@@ -304,6 +306,8 @@ class Loop:
             each.stalls_at = now + _STALL_S
         elif before <= states.HANDSHAKE:
             self._settle(each)
+            if each.phase != states.DONE:
+                self._settled_at = now
 
     def _want(self, each: Exchange) -> None:
         fd = self._fd_of(each)
@@ -383,10 +387,22 @@ class Loop:
             self._out_of_time(each, now)
             return
         if each.holds_slot and each.stalls_at <= now:
-            self._free_slot(each)
+            if self._is_crowded(each, now):
+                each.stalls_at = now + _STALL_S
+            else:
+                self._free_slot(each)
         moment = min(each.deadline, each.stalls_at) if each.holds_slot else each.deadline
         if moment < float("inf"):
             self._schedule(each, moment)
+
+    def _is_crowded(self, each: Exchange, now: float) -> bool:
+        """Whether a handshake stalls because its peer is busy with others of ours, not because it is dead.
+
+        More of them would then only be late too, and in the end all time out together.
+        """
+        is_progressing = now - self._settled_at < _STALL_S
+        is_full = self._unsettled >= _CROWD_TIMES * self._limits.max_handshakes
+        return each.phase == states.HANDSHAKE and is_full and is_progressing
 
     def _out_of_time(self, each: Exchange, now: float) -> None:
         fd = self._fd_of(each)

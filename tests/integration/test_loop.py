@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 
@@ -159,3 +161,42 @@ def test_no_descriptor_at_all_is_a_failure_of_the_call(agents: Fleet, context: s
 
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     assert in_child_with(hard, hard, work())
+
+
+@pytest.fixture
+def slow_peers(agents: Fleet) -> Iterator[int]:
+    """The port of peers that share one slow machine: ten handshakes a second, one after the other."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(agents.leaves["host-0001"].pem)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+
+    def serve() -> None:
+        pace = threading.Event()
+        while True:
+            pace.wait(0.1)
+            try:
+                plain, _ = listener.accept()
+            except OSError:
+                return
+            with contextlib.suppress(OSError), tls.wrap(context, plain, server_side=True) as sock:
+                sock.recv(8192)
+                sock.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+                sock.unwrap()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield listener.getsockname()[1]
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join(20)
+
+
+def test_peers_that_share_a_slow_machine_are_not_drowned(
+    agents: Fleet, context: ssl.SSLContext, slow_peers: int
+) -> None:
+    """No more handshakes wait for it than it gets through before they time out."""
+    calls = [
+        agents.call("host-0001", key=str(number), host="127.0.0.1", port=slow_peers) for number in range(36)
+    ]
+    found = run(calls, context, max_handshakes=4, connect_timeout_s=2.7)
+    assert {key: answer.failure for key, answer in found.items() if answer.failure} == {}
