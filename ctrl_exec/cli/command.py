@@ -82,7 +82,7 @@ GLOBAL_OPTIONS = (
     Option(("--json",), "print one JSON document and nothing else"),
     Option(("-q", "--quiet"), "print results and errors only"),
     Option(("--no-color",), "no colours (NO_COLOR in the environment does the same)"),
-    Option(("-v", "--verbose"), "show the log lines of this command on standard error"),
+    Option(("-v", "--verbose"), "show the log lines and, with the daemon or without, the way taken"),
     Option(("--version",), "print the version and exit"),
     Option(("-h", "--help"), "print help and exit"),
 )

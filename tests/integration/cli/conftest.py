@@ -20,6 +20,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     fleet.add("liar", lie="reset late")
     fleet.add("gone", lie="reset")
     fleet.add("slow", delay_s=30)
+    fleet.add("talker", lines=25, line_every_s=0.1)
     fleet.add("rude", stdout="\x1b]0;title\x07\x1b[31mred\x1b[0m\n")
     for number in range(1, 12):
         fleet.add(f"n{number:02d}", stdout="same\n")

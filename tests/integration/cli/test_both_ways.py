@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -332,3 +332,64 @@ def test_a_terminal_shows_the_hosts_live(ways: Ways, way: str) -> None:
     found = re.search(r"not finished everywhere: ctrl-exec status ([0-9a-f]{16})", shown)
     assert found is not None
     assert ask(getattr(ways, way), "cancel", found[1]).returncode == 0
+
+
+def children_of(pid: int) -> list[int]:
+    """The pids of a process's children."""
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@contextlib.contextmanager
+def restartable(ways: Ways, name: str, **changes: object) -> Iterator[tuple[Path, Callable[[], int]]]:
+    """A configuration with a daemon of its own, and what starts it (again) and gives its pid; all are ended."""
+    conf = ways.conf(
+        f"{name}.conf", api_socket=ways.shared.home / f"{name}.sock", agent_keepalive=0, **changes
+    )
+    started: list[Running] = []
+
+    def start() -> int:
+        started.append(Running("ctrl-exec-api", "--config", conf, log_path=ways.shared.home / f"{name}.log"))
+        started[-1].port()
+        return started[-1].process.pid
+
+    try:
+        yield conf, start
+    finally:
+        for each in started:
+            each.__exit__()
+
+
+def test_a_daemon_that_is_killed_tears_and_doubles_no_line(ways: Ways) -> None:
+    """It dies with all its children while a run is followed, and is started again: each line comes once."""
+    with restartable(ways, "killed") as (conf, start):
+        api = start()
+        argv = command("ctrl-exec", "--config", conf, "run", "--follow", "talker", "talk")
+        with subprocess.Popen(
+            argv, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            first = [process.stdout.readline() for _ in range(5)]
+            for pid in (api, *children_of(api)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            start()
+            rest, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
+    shown = b"".join(first) + rest
+    assert shown.decode().splitlines() == ["ok", *(f"line {number:08d}" for number in range(1, 26))]
+
+
+def test_a_daemon_that_stops_within_a_run_changes_nothing(ways: Ways) -> None:
+    """It lets go of the run at the end of its drain; the command waits for the end all the same."""
+    with restartable(ways, "stopped", api_drain=0) as (conf, start):
+        api = start()
+        argv = command("ctrl-exec", "--config", conf, "--json", "run", "talker", "talk-on")
+        with subprocess.Popen(
+            argv, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            eventually(lambda: busy(ways, "talk-on"), what="the run has begun")
+            os.kill(api, signal.SIGTERM)
+            stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
+    (result,) = json.loads(stdout)["results"]
+    assert (result["state"], result["stdout"].count("line ")) == ("ok", 25)

@@ -127,7 +127,7 @@ def test_refusals_keep_their_exit_codes(fleet: Fleet, words: list[str], code: in
 
 def test_a_run_is_let_go_and_goes_on(fleet: Fleet) -> None:
     """Ctrl-C closes the connection; the API's child hands the run to a carrier. Meanwhile it is locked."""
-    with start(fleet, "run", "web-01", "sleep", "--", "4") as process:
+    with start(fleet, "run", "web-01", "sleep", "--", "8") as process:
 
         def is_held() -> bool:
             return fleet.cli_json("list-locks")["locks"] == [{"host": "web-01", "script": "sleep"}]
