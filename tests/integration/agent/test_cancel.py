@@ -166,7 +166,8 @@ def test_a_cancel_that_crosses_the_end_is_no_error(host: AgentHost):
 
 def test_a_late_cancel_does_not_end_the_next_run_of_the_same_process(host: AgentHost):
     host.script("hello", "echo hi")
-    host.script("later", "sleep 0.4; echo later")
+    go = host.directory / "go"
+    host.script("later", f"while ! [ -e {go} ]; do sleep 0.02; done; echo later")
     with host.start(), host.connect() as connection:
         send(connection, "POST", "/run", {"script": "hello", "args": [], "reqid": REQID})
         assert receive(connection).json()["exit"] == 0
@@ -179,6 +180,7 @@ def test_a_late_cancel_does_not_end_the_next_run_of_the_same_process(host: Agent
         )
         (host.state / f"runs/main/{REQID}.cancel").touch()
         os.kill(carrier, signal.SIGUSR2)
+        go.touch()
         assert receive(connection).json()["stdout"] == "later\n"
         os.kill(carrier, signal.SIGUSR2)  # and none that is idle
         send(connection, "POST", "/ping", {"reqid": REQID})
