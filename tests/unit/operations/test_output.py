@@ -63,3 +63,27 @@ def test_any_outputs(encoding: str, outputs: list[str], limit: int) -> None:
     budget = OutputBudget(limit, encoding)
     for output in outputs:
         assert budget.take(result(output)).stdout == output
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "base64"])
+def test_pieces_are_cut_as_a_whole_is(encoding: str) -> None:
+    """The beginning and the end of each stream beyond the limit, and how much is missing."""
+    budget = OutputBudget(100_000, encoding)
+    content = b"".join(b"%09d\n" % number for number in range(40_000))
+    kept = ""
+    for start in range(0, len(content), 30_000):
+        text, _ = budget.pass_on("h", "stdout", shown(content[start : start + 30_000], encoding))
+        kept += text
+    result = budget.end(HostResult("h", "job", "ok", stdout=shown(b"the end\n", encoding)))
+    whole = (
+        base64.b64decode(kept + result.stdout) if encoding == "base64" else (kept + result.stdout).encode()
+    )
+    assert len(whole) + result.truncated[0] == len(content) + 8
+    assert whole.startswith(content[:90_000])
+    assert whole.endswith(content[-32_000:] + b"the end\n")
+    small = budget.pass_on("other", "stdout", shown(b"abc", encoding))
+    assert small == (shown(b"abc", encoding), False), "every output keeps its beginning"
+
+
+def shown(content: bytes, encoding: str) -> str:
+    return base64.b64encode(content).decode() if encoding == "base64" else content.decode()
