@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from ctrl_exec.cli.context import Context
     from ctrl_exec.tasks.models import Task
 
-PROJECT_ACTIONS = ("create", "list", "grant", "remove")
-TASK_ACTIONS = ("create", "list", "show", "next", "enable", "disable", "remove")
+PROJECT_ACTIONS = ("create", "list", "grant", "remove", "export", "import")
+TASK_ACTIONS = ("create", "list", "show", "next", "run", "enable", "disable", "remove")
 _PAGE = 500
 _DOCUMENT_LIMIT = 1 << 20
 
@@ -33,6 +33,10 @@ def execute_project(context: Context, arguments: Arguments) -> int:
             return create_project(tasks, arguments)
         if action == "grant":
             return grant_role(tasks, *words)
+        if action == "export":
+            return export_project(tasks, words[0])
+        if action == "import":
+            return import_project(tasks, words[0])
         from ctrl_exec.tasks.projects import remove_project
 
         remove_project(tasks.store, tasks.identity, words[0])
@@ -49,6 +53,35 @@ def create_project(tasks: TaskContext, arguments: Arguments) -> int:
     project = add_project(tasks.store, tasks.identity, decode_project(wanted))
     document = {"ok": True, **encode_project(project)}
     tasks.output.answer(document, lambda: tasks.output.line(project.project_id))
+    return 0
+
+
+def export_project(tasks: TaskContext, project_id: str) -> int:
+    """Print a project as one JSON document, with `--json` too."""
+    import json
+
+    from ctrl_exec.tasks import exchange
+
+    document = exchange.export_project(tasks.store, tasks.identity, project_id)
+    text = json.dumps(document, ensure_ascii=False, indent=2)
+    tasks.output.answer(document, lambda: tasks.output.line(text))
+    return 0
+
+
+def import_project(tasks: TaskContext, path: str) -> int:
+    """Make a project of such a document and say whose secrets have to be set again."""
+    from ctrl_exec.tasks import exchange
+    from ctrl_exec.tasks.projects import encode_project
+    from ctrl_exec.tasks.sealing import Sealer
+
+    sealer = Sealer(tasks.context.config.secrets_key_path)
+    document = read_document(tasks, path)
+    project, to_set = exchange.import_project(tasks.store, tasks.identity, sealer, document)
+    answer = {"ok": True, "project": encode_project(project), "secretsToSet": to_set}
+    tasks.output.answer(answer, lambda: tasks.output.line(project.project_id))
+    for kind, names in to_set.items():
+        if names:
+            tasks.output.message(f"to be set again: {kind} {', '.join(names)}")
     return 0
 
 
@@ -87,8 +120,10 @@ def grant_role(tasks: TaskContext, project_id: str, name: str, role: str) -> int
 
 
 def execute_task(context: Context, arguments: Arguments) -> int:
-    """Create, list, show, switch or remove tasks."""
+    """Create, list, show, start, switch or remove tasks."""
     action, words = arguments.words[0], arguments.words[1:]
+    if action != "run" and (arguments.flag("follow") or arguments.many("parameter")):
+        raise UsageError("-p and --follow belong to `task run`")
     if bool(words) == (action == "list"):
         raise UsageError(f"task {action} takes {'no name' if words else 'a name, an id or a file'}")
     with open_tasks(context, arguments) as tasks:
@@ -96,7 +131,12 @@ def execute_task(context: Context, arguments: Arguments) -> int:
             return list_tasks(tasks, arguments)
         if action == "create":
             return create_task(tasks, words[0])
-        return act_on_task(tasks, action, task_named(tasks, words[0], arguments.text("project")))
+        task = task_named(tasks, words[0], arguments.text("project"))
+        if action == "run":
+            from ctrl_exec.cli.tasks_executions import run_task
+
+            return run_task(tasks, task, arguments)
+        return act_on_task(tasks, action, task)
 
 
 def create_task(tasks: TaskContext, path: str) -> int:
@@ -226,7 +266,12 @@ COMMANDS = {
         execute_project,
         arguments=(
             Argument("ACTION", "what to do", 1, 1, choices=PROJECT_ACTIONS),
-            Argument("NAME", "create: a name; else the project's id, for grant then USER and ROLE", 0, 3),
+            Argument(
+                "NAME",
+                "create: a name; import: a file; else the project's id, for grant then USER and ROLE",
+                0,
+                3,
+            ),
         ),
         options=(
             *CREDENTIAL_OPTIONS,
@@ -236,21 +281,34 @@ COMMANDS = {
         examples=(
             'ctrl-exec project create "My awesome project"',
             "ctrl-exec project grant my-awesome-project alice MANAGER",
+            "ctrl-exec project export my-awesome-project > project.json",
         ),
     ),
     "task": Command(
-        "create, list, show, switch and remove tasks",
+        "create, list, show, start, switch and remove tasks",
         execute_task,
         arguments=(
             Argument("ACTION", "what to do", 1, 1, choices=TASK_ACTIONS),
             Argument("NAME", "a task's name or id; create: a JSON file, or - for standard input", 0, 1),
         ),
-        options=(*CREDENTIAL_OPTIONS, PROJECT_OPTION),
-        description="`create` prints the task's id. The task belongs to the user of --username.",
+        options=(
+            *CREDENTIAL_OPTIONS,
+            PROJECT_OPTION,
+            Option(("-p", "--parameter"), "run: a value; again for more", "NAME=VALUE", is_repeated=True),
+            Option(("-f", "--follow"), "run: show the log as it comes, to the end"),
+        ),
+        description=(
+            "`create` prints the task's id. The task belongs to the user of --username. `run` has the"
+            " scheduler execute it and prints the execution's id. With --follow the exit code is that of the"
+            " end: 0 SUCCESS, 124 TIMED_OUT, 1 any other; Ctrl-C ends the watching, not the execution. A"
+            " SECRET is given as NAME=@FILE or, from standard input, as NAME=-."
+        ),
         examples=(
             "ctrl-exec task create task.json --username alice",
             "ctrl-exec task list",
             "ctrl-exec task next Greet",
+            "ctrl-exec task run Greet -p WHOM=you --follow",
         ),
+        exit_codes=(0, 1, 2, 3, 124, 130),
     ),
 }

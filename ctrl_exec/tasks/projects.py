@@ -71,11 +71,14 @@ def encode_project(project: Project) -> dict[str, Any]:
 
 
 def add_project(store: Store, identity: Identity, draft: Project) -> Project:
-    """A new project like the draft; its id is made from its name. Raises: DeniedError."""
+    """A new project like the draft; its id is the draft's, or made from its name, and free in any case.
+
+    Raises: DeniedError.
+    """
     identity.require_administrator()
     now_ns = store.clock_ns()
     with store.writing():
-        project_id = _free_slug(store, slug_of(draft.name))
+        project_id = _free_slug(store, slug_of(draft.project_id or draft.name))
         project = replace(draft, project_id=project_id, created_ns=now_ns, updated_ns=now_ns)
         store.insert("projects", _as_row(project))
         act = ("create", "project", project_id)

@@ -27,3 +27,11 @@ def first_ulid(at_ns: int) -> str:
 
 def _written(number: int) -> str:
     return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def time_of(ulid: str) -> int:
+    """The time of an id, in nanoseconds: its object's creation, to the millisecond."""
+    number = 0
+    for letter in ulid:
+        number = number << 5 | _ALPHABET.index(letter)
+    return (number >> _RANDOM_BITS) * 1_000_000

@@ -44,7 +44,7 @@ LEAST = {
     "webhooks": ANYBODY, "webhook": "MANAGER", "webhook-amend": "MANAGER", "webhook-remove": "MANAGER",
     "execution-create": "EXECUTOR", "executions": ANYBODY,
     "execution": "VIEWER", "execution-remove": "MANAGER", "execution-log": "ADVANCED_EXECUTOR",
-    "execution-abort": "EXECUTOR", "execution-retry": "EXECUTOR",
+    "export": "MANAGER", "import": ADMINISTRATOR, "execution-abort": "EXECUTOR", "execution-retry": "EXECUTOR",
 }  # fmt: skip
 # what does not change anything even when it is allowed: it names what is not there, or leaves all as it is
 BODIES: dict[str, Any] = {
@@ -55,7 +55,7 @@ BODIES: dict[str, Any] = {
     "secret-create": {"name": ""}, "secret-replace": {"name": ""}, "team-create": {"name": ""},
     "team-amend": {"name": ""}, "notifier-create": {"name": ""}, "notifier-amend": {"name": ""},
     "webhook-create": {"name": ""}, "webhook-amend": {"name": ""},
-    "execution-create": {"taskId": ""},
+    "execution-create": {"taskId": ""}, "import": {"version": 1},
 }  # fmt: skip
 
 
