@@ -45,6 +45,7 @@ MODULES = {
     "token": "tasks_people",
     "project": "tasks_projects",
     "task": "tasks_projects",
+    "execution": "tasks_executions",
     "secrets": "tasks_secrets",
     "check-config": "checking",
     "doctor": "checking",
