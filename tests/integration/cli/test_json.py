@@ -90,7 +90,9 @@ def test_every_command_with_a_broken_configuration(tmp_path: Path, name: str) ->
         "pairing-token": ["--name", "x"],
     }
     words |= {each: ["0" * 16] for each in ("output", "wait", "cancel")}
-    words |= {each: ["list"] for each in ("user", "token", "project", "task", "execution")} | {"secrets": ["init"]}
+    words |= {each: ["list"] for each in ("user", "token", "project", "task", "execution")} | {
+        "secrets": ["init"]
+    }
     broken = tmp_path / "c.conf"
     broken.write_text("etc_dir = here\n")
     code, found = document(broken, name, *words.get(name, []))
