@@ -20,7 +20,6 @@ until [ "$(tail -n 1 "$seen" | jq -R 'fromjson? | .event')" = '"end"' ]; do
     curl -sNf "$URL/runs/$reqid/output$place" -H "$auth" | tee "$seen" |
         jq -Rr --unbuffered 'fromjson? | select(.text) | .host as $host | .text / "\n" | .[] | select(. != "") | "\($host): \(.)"'
     last=$(jq -Rn '[inputs | fromjson?] | last.id // empty' "$seen")
-    place=${last:+?after=$last}
-    [ -n "$last" ] || sleep 1
+    if [ -n "$last" ]; then place="?after=$last"; else sleep 1; fi
 done
 curl -sf "$URL/status/$reqid" -H "$auth" | jq -e 'all(.results[]; .state == "ok")' > /dev/null
