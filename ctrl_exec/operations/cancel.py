@@ -119,10 +119,10 @@ def _report(record: RunRecord) -> CancelReport:
     hosts = []
     for result in record.results:
         outcome = told.get(result.host)
-        if result.is_final and (outcome is None or result.state != "lost"):
+        if result.is_final and result.state != "lost":
             hosts.append(HostEnd(result.host, True, result.state))
         elif outcome is None:
-            hosts.append(HostEnd(result.host, False, result.state, "not known yet"))
+            hosts.append(HostEnd(result.host, False, result.state, result.error or "not known yet"))
         else:
             hosts.append(HostEnd(result.host, outcome.ended, result.state, outcome.error))
     return CancelReport(record.reqid, record.state, record.complete, tuple(hosts))

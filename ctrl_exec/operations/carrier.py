@@ -168,7 +168,8 @@ class Carrier:
             for result in self._send(targets, pursuit, beside):
                 # one that is asked again at once is told of when that has led to something
                 self._keeper.keep(result, is_told=not result.error.startswith(BROKEN))
-            self._turn(pursuit, interrupt, self._read_timeout_s)
+            while self._turn(pursuit, interrupt, self._read_timeout_s) and self._keeper.has_heard:
+                pass  # who speaks is not silent
             for name in pursuit.hosts:
                 self._keeper.tell_of(name)
 
@@ -205,14 +206,16 @@ class Carrier:
         finally:
             pursuit.close()
 
-    def _turn(self, pursuit: Pursuit, interrupt: Interrupt | None, within_s: float) -> None:
-        """Listen to those who are asked again until they are final, or the time is up."""
+    def _turn(self, pursuit: Pursuit, interrupt: Interrupt | None, within_s: float) -> bool:
+        """Listen to those who are asked again until they are final, or the time is up: whether it is."""
+        self._keeper.has_heard = False
         deadline = monotonic() + within_s
         watching = self._watching(interrupt)
         while pursuit.hosts and not watching.is_set() and monotonic() < deadline:
             pursuit.turn(min(LOOK_S, max(0.0, deadline - monotonic())))
             if self._keeper.unstarted:
                 self._start_or_lose()
+        return bool(pursuit.hosts) and not watching.is_set()
 
     def _attend(self, interrupt: Interrupt | None = None, *, within_s: float) -> None:
         """Listen to the agents of all unfinished hosts that were begun, live."""

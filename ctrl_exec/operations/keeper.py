@@ -43,6 +43,7 @@ class Keeper:
         self.locks = locks
         self.tell: Callable[[HostResult], None] | None = None
         self.unstarted: set[str] = set()
+        self.has_heard = False  # output, since somebody last set it back
         self._dispatcher = dispatcher
         self._is_own = is_own
         self._budget = OutputBudget(dispatcher.config.max_run_output, journal.record.encoding)
@@ -73,6 +74,7 @@ class Keeper:
 
     def hear_output(self, part: OutputPart) -> None:
         """Keep a piece of output."""
+        self.has_heard = True
         if self.journal.result_of(part.host).is_final:
             return
         text, is_whole = self._budget.pass_on(part.host, part.stream, part.text)

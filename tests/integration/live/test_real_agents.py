@@ -179,13 +179,16 @@ def test_carriers_killed_at_random_lose_and_double_no_line(real: Fleet) -> None:
 
 
 def kill_carriers(real: Fleet, reqid: str) -> None:
-    """kill -9 of whoever holds the record."""
-    lock = str(real.state / "runs" / f"{reqid}.lock")
+    """kill -9 of whoever writes the record."""
+    killed = 0
+    log = str(real.state / "runs" / f"{reqid}.events")
     for each in os.listdir("/proc"):
         if each.isdigit() and int(each) != os.getpid():
             with suppress(OSError):
-                if lock in {os.readlink(f"/proc/{each}/fd/{fd}") for fd in os.listdir(f"/proc/{each}/fd")}:
+                if log in {os.readlink(f"/proc/{each}/fd/{fd}") for fd in os.listdir(f"/proc/{each}/fd")}:
                     os.kill(int(each), signal.SIGKILL)
+                    killed += 1
+    assert killed
     eventually(lambda: not dispatcher(real).results.is_carried(reqid))
 
 

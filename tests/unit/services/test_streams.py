@@ -122,7 +122,7 @@ def test_an_agent_that_tells_all_of_it_again_is_cut_to_the_rest() -> None:
     [
         ([b"nonsense\n"], "invalid answer"), ([b"[]\n"], "invalid answer"), ([piece("a", 1, "stdin")], "expected stdout"),
         ([last(), last()], "after the last one"), ([last(**{"from": {"stdout": 9}})], "does not follow"),
-        ([last(**{"from": []})], "invalid answer"), ([b"x" * (LINE_LIMIT_BYTES + 1)], "too large"),
+        ([last(**{"from": [1]})], "invalid answer"), ([b"x" * (LINE_LIMIT_BYTES + 1)], "too large"),
     ],
 )  # fmt: skip
 def test_a_lie_is_that_hosts_result(lines: list[bytes], words: str) -> None:
