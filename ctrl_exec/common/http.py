@@ -54,6 +54,12 @@ if TYPE_CHECKING:
     from ctrl_exec.common.server_settings import Application
 
 _ACCEPTS_AT_THE_END = 1024
+_EVENTS_A_TURN = 64
+_WAKEUP_BYTES = 64
+# plain numbers: each look at an enum is a page of memory for the parent of a fresh child
+_MSG_PEEK = int(socket.MSG_PEEK)
+_SIGCHLD, _SIGHUP = int(signal.SIGCHLD), int(signal.SIGHUP)
+_ENDING_SIGNALS = frozenset({int(signal.SIGTERM), int(signal.SIGINT)})
 _LEAVING_LIMIT = 256
 _LEAVING_S = 1.0
 _PAUSE_S = 0.05
@@ -158,33 +164,33 @@ class ForkingServer(ForkingMixIn, BaseServer):
 
     def _turn(self, until: float | None = None) -> None:
         """Wait for something to happen, and have it happen."""
-        for fd, _ in self._epoll.poll(self._timeout_s(until)):
+        for fd, _ in self._epoll.poll(self._timeout_s(until), _EVENTS_A_TURN):
             if fd in self._silent:
                 guest = self._silent.take(fd)
                 self._look_at(guest.socket, guest.address)
             elif fd in self._leaving:
                 self._leaving.drain(fd)
             elif fd == self._wakeup[0]:
-                with suppress(BlockingIOError):
-                    os.read(fd, 4096)
+                os.read(fd, _WAKEUP_BYTES)
             else:
                 self._accept(fd, 1)  # epoll tells of the next one cheaper than an exception tells of none
         self._heed_signals()
         self._keep_time()
 
     def _timeout_s(self, until: float | None) -> float:
-        deadlines = [
+        now = time.monotonic()
+        soonest = self._housekeeping_at
+        for each in (
             self._silent.next_deadline(),
             self._leaving.next_deadline(),
             self._paused_until,
             self._stop_deadline if until is None else until,
             self._watchdog_at if self._notify.watchdog_s is not None else None,
-            self._housekeeping_at,
-        ]
-        if len(self._children) > self._half():
-            deadlines.append(time.monotonic() + _EVICTION_CHECK_S)
-        soonest = min(each for each in deadlines if each is not None)
-        return max(0.0, soonest - time.monotonic())
+            now + _EVICTION_CHECK_S if len(self._children) > self._half() else None,
+        ):
+            if each is not None and each < soonest:
+                soonest = each
+        return soonest - now if soonest > now else 0.0
 
     def _keep_time(self) -> None:
         now = time.monotonic()
@@ -210,11 +216,11 @@ class ForkingServer(ForkingMixIn, BaseServer):
         if not self._pending:
             return
         seen, self._pending = self._pending, set()
-        if signal.SIGCHLD in seen:
+        if _SIGCHLD in seen:
             self._reap()
-        if seen & {signal.SIGTERM, signal.SIGINT}:
+        if seen & _ENDING_SIGNALS:
             self._stop()
-        elif signal.SIGHUP in seen and self._stop_deadline is None:
+        elif _SIGHUP in seen and self._stop_deadline is None:
             self._reload()
 
     def _stop(self) -> None:
@@ -316,7 +322,7 @@ class ForkingServer(ForkingMixIn, BaseServer):
     def _look_at(self, sock: socket.socket, address: object) -> None:
         """See whether it says something, waits, or has left without a word, which costs no child."""
         try:
-            seen = sock.recv(1, socket.MSG_PEEK)
+            seen = sock.recv(1, _MSG_PEEK)
         except BlockingIOError:
             self._silent.add(sock, address)
             return
