@@ -1,6 +1,6 @@
 """Passwords: what is kept of one, and whether another is the same.
 
-Owns the form of the record: `scrypt$N$r$p$salt$key`, base 64. Source: RFC 7914, OWASP's advice on N, r, p.
+Owns the form of the record: `scrypt$N$r$p$salt$key`, base 64. Source: RFC 7914.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import json
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from ctrl_exec.tasks.projects import add_project, set_roles
 from ctrl_exec.tasks.store import Store
 from ctrl_exec.tasks.tokens import create_token
 from ctrl_exec.tasks.users import add_user
+from tests.support.contract import check_answer
 from tests.support.fleet import Answer, Fleet
 from tests.support.processes import ROOT
 
@@ -31,10 +33,12 @@ class Office(Fleet):
 
     tokens: dict[str, str] = field(default_factory=dict)
     users: dict[str, str] = field(default_factory=dict)
+    kept: http.client.HTTPConnection | None = None
 
     def __post_init__(self) -> None:
         self.pairing_port = 0
-        self.write_conf({"api_auth_default": None})
+        self.settings = {"api_keepalive_requests": 1000, "api_auth_default": None} | dict(self.settings)
+        self.write_conf({})
         self.state.mkdir(parents=True, exist_ok=True)
         with self.store() as store:
             self._populate(store)
@@ -54,6 +58,51 @@ class Office(Fleet):
         roles = [Role(PROJECT, role, self.users[role.lower()]) for role in ROLES]
         set_roles(store, root, PROJECT, tuple(roles))
         set_roles(store, root, OTHER_PROJECT, (Role(OTHER_PROJECT, "MANAGER", self.users["stranger"]),))
+
+    def http(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 60,
+    ) -> Answer:
+        """As a fleet's, on one connection that is kept: hundreds of small requests cost a fifth so."""
+        payload = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        sent = {"Content-Type": "application/x-www-form-urlencoded", **(headers or {})}
+        for is_last in (False, True):
+            kept = self._connection()
+            kept.timeout = timeout_s
+            try:
+                kept.request(method, path, body=payload, headers=sent)
+                answer = kept.getresponse()
+                found = Answer(answer.status, answer.read(), dict(answer.headers))
+                break
+            except (http.client.RemoteDisconnected, ConnectionError):
+                # it was idle for too long, or its child has served its number of requests
+                self._hang_up()
+                if is_last:
+                    raise
+        if answer.will_close:
+            self._hang_up()
+        check_answer(method, path, found.status, found.headers, found.body)
+        return found
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self.kept is None:
+            self.kept = http.client.HTTPConnection("127.0.0.1", self.api_port)
+        return self.kept
+
+    def _hang_up(self) -> None:
+        if self.kept is not None:
+            self.kept.close()
+            self.kept = None
+
+    def close(self) -> None:
+        """End everything."""
+        self._hang_up()
+        super().close()
 
     def identity(self, store: Store, name: str = "admin") -> Identity:
         """A user as the operations see them."""

@@ -21,7 +21,6 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
     office = Office(
         tmp_path_factory.mktemp("tokens"), {"api_auth_default": "token", "pairing_api_approve": "yes"}
     )
-    office.write_conf({"api_auth_default": "token"})
     try:
         office.start_api()
         yield office
