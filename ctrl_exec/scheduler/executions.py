@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ctrl_exec.tasks.outgoing import Allowance
     from ctrl_exec.tasks.store import Store
 
+DAY_S = 86_400
+
 
 class Executions:
     """Starts what waits, and ends what nobody carries. Raises: ConfigError."""
@@ -112,6 +114,16 @@ class Executions:
             for execution_id in several:
                 self._dispatcher.log.warning("task-recovery", execution=execution_id, result=word)
         return len(found.lost) + len(found.given_back)
+
+    def purge(self) -> None:
+        """Remove what is old. Raises: StorageError."""
+        from ctrl_exec.tasks.purge import purge
+
+        days = -(-self._dispatcher.config.tasks_retention // DAY_S)
+        found = purge(self._store, self._files, days)
+        if found.executions or found.files or found.tokens:
+            facts = {"executions": found.executions, "files": found.files, "tokens": found.tokens}
+            self._dispatcher.log.info("task-purge", **facts)
 
     def _outcome_of(self, execution: Execution) -> Outcome | None:
         from ctrl_exec.tasks.kinds.agent_script import outcome_of_runs

@@ -119,7 +119,7 @@ class Scheduler:
         zone = local_zone(self._environment)
         store = open_store(config)
         executions = Executions(dispatcher, store, self._environment)
-        works = (*duties(dispatcher, zone), *task_duties(executions, config))
+        works = (*duties(dispatcher, zone), *task_duties(executions, config, zone))
         table = Timetable(works, time.time(), at_once=("recovery", "task-recovery"))
         return log, table, TaskClock(store, wake_directory(config), zone, log, executions)
 
@@ -260,14 +260,21 @@ def duties(dispatcher: Dispatcher, zone: tzinfo) -> tuple[Duty, ...]:
     )
 
 
-def task_duties(executions: Executions, config: Config) -> tuple[Duty, ...]:
+def task_duties(executions: Executions, config: Config, zone: tzinfo) -> tuple[Duty, ...]:
     """What the clock does for executions of tasks, where there is a database of them."""
 
     def recover() -> None:
         if os.path.exists(config.tasks_db_path):
             executions.recover()
 
-    return (Duty("task-recovery", every(RECOVERY_PERIOD_S), recover),)
+    def purge() -> None:
+        if os.path.exists(config.tasks_db_path):
+            executions.purge()
+
+    return (
+        Duty("task-recovery", every(RECOVERY_PERIOD_S), recover),
+        Duty("task-purge", cron(config.purge_cron, zone), purge),
+    )
 
 
 def _recover(dispatcher: Dispatcher) -> None:

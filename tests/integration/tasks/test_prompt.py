@@ -6,11 +6,17 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ctrl_exec.common.log import Log
+from ctrl_exec.config import load_config
+from ctrl_exec.dispatcher import open_dispatcher
+from ctrl_exec.scheduler.executions import Executions
+from ctrl_exec.scheduler.main import task_duties
 from ctrl_exec.tasks.executions import find_execution
 from ctrl_exec.tasks.ulid import ULID
 from tests.support.office import Office, a_task
@@ -160,3 +166,22 @@ def test_letting_go_ends_nothing_and_an_abort_does(works: Office, tmp_path: Path
     eventually(lambda: status(works, execution_id) == "ABORTED")
     assert "ABORTED" in prompt(works, 0, "execution", "abort", execution_id).stdout
     assert "ABORTED" in prompt(works, 1, "execution", "log", "-f", execution_id).stderr
+
+
+def test_the_scheduler_purges_by_retention(works: Office) -> None:
+    """The duty as it is on its timetable: rows and logs that are old, and only those."""
+    name = command(works, "echo old", executionRetentionPeriod=0)
+    kept = command(works, "echo young")
+    gone, stays = (prompt(works, 0, "task", "run", each).stdout.strip() for each in (name, kept))
+    for execution_id in (gone, stays):
+        prompt(works, 0, "execution", "log", "-f", execution_id)
+    config = load_config(str(works.conf))
+    dispatcher = open_dispatcher(config, Log("test", "stderr", "text"))
+    with works.store() as store:
+        duties = task_duties(Executions(dispatcher, store, {}), config, UTC)
+        (duty,) = (each for each in duties if each.name == "task-purge")
+        duty.work()
+        assert duty.next_after(0) is not None
+    assert "no execution" in prompt(works, 1, "execution", "show", gone).stderr
+    assert prompt(works, 0, "execution", "log", stays).stdout == "young\n"
+    assert not list((works.state / "executions").glob(f"{gone}*"))

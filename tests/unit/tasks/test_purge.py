@@ -1,0 +1,138 @@
+"""What is old goes, with its files, and nothing else does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ctrl_exec.tasks import carriage
+from ctrl_exec.tasks.carriage import ExecutionFiles
+from ctrl_exec.tasks.execution_log import ExecutionLog, log_parts
+from ctrl_exec.tasks.executions import Start, claim, find_execution, request_execution
+from ctrl_exec.tasks.lifecycle import DAY_NS, Outcome
+from ctrl_exec.tasks.purge import SLICE, Purged, purge, sweep
+from ctrl_exec.tasks.store import Store
+from ctrl_exec.tasks.ulid import new_ulid
+from tests.unit.tasks.conftest import NOW_NS, Clock
+from tests.unit.tasks.test_executions import TASK, add_task
+
+HALF_DAY_NS = DAY_NS // 2
+
+
+def executed(store: Store, files: ExecutionFiles, status: str = "SUCCESS", task_id: str = TASK) -> str:
+    """An execution that has ended so, with a log."""
+    execution_id = request_execution(store, Start(task_id)).execution_id
+    assert claim(store, execution_id, "me")
+    assert carriage.begin(store, execution_id, "me")
+    write_log(files, execution_id)
+    carriage.end(store, None, execution_id, Outcome(status, 0))
+    return execution_id
+
+
+def write_log(files: ExecutionFiles, execution_id: str) -> None:
+    """A log in three files."""
+    Path(files.directory).mkdir(exist_ok=True)
+    log = ExecutionLog(files.log_path(execution_id), 40)
+    log.write(b"x" * 100)
+    log.close()
+
+
+def left(store: Store) -> set[str]:
+    """The executions that are still there."""
+    return {row["execution_id"] for row in store.rows("SELECT execution_id FROM executions")}
+
+
+def names(files: ExecutionFiles) -> set[str]:
+    """The files that are still there."""
+    return {each.name for each in Path(files.directory).iterdir()}
+
+
+def test_the_tasks_word_counts_before_the_projects_before_the_default(
+    store: Store, clock: Clock, tmp_path: Path
+) -> None:
+    files = ExecutionFiles(str(tmp_path / "executions"))
+    add_task(store, "CONCURRENCY")
+    add_task(store, "CONCURRENCY", task_id=(other := new_ulid(NOW_NS)))
+    first, second = executed(store, files), executed(store, files, task_id=other)
+    clock.now_ns += 5 * DAY_NS + HALF_DAY_NS
+    assert purge(store, files, 6) == Purged()
+    store.execute("UPDATE projects SET retention_days = 5")
+    definition = "json_set(definition, '$.executionRetentionPeriod', 9)"
+    store.execute(f"UPDATE tasks SET definition = {definition} WHERE task_id = ?", (other,))
+    assert purge(store, files, 6) == Purged(executions=1)
+    assert left(store) == {second}
+    assert not log_parts(files.log_path(first))
+    assert len(log_parts(files.log_path(second))) == 3
+    clock.now_ns += 4 * DAY_NS
+    assert purge(store, files, 6) == Purged(executions=1)
+    assert names(files) == set()
+
+
+def test_of_no_days_what_failed_stays_for_one(store: Store, clock: Clock, tmp_path: Path) -> None:
+    """What is under way is never touched."""
+    files = ExecutionFiles(str(tmp_path / "executions"))
+    add_task(store, "CONCURRENCY")
+    good, bad = executed(store, files), executed(store, files, "FAILED")
+    waiting = request_execution(store, Start(TASK)).execution_id
+    assert purge(store, files, 0).executions == 1
+    assert left(store) == {bad, waiting}
+    assert not log_parts(files.log_path(good))
+    clock.now_ns += HALF_DAY_NS
+    assert purge(store, files, 0).executions == 0
+    clock.now_ns += DAY_NS
+    assert purge(store, files, 0).executions == 1
+    assert find_execution(store, waiting).status == "PENDING"
+    assert left(store) == {waiting}
+
+
+def test_many_go_by_and_by(store: Store, clock: Clock, tmp_path: Path) -> None:
+    """More than fit into one transaction."""
+    files = ExecutionFiles(str(tmp_path / "executions"))
+    add_task(store, "CONCURRENCY")
+    with store.writing():
+        for _ in range(2 * SLICE + 1):
+            executed(store, files)
+    clock.now_ns += DAY_NS
+    young = executed(store, files)
+    assert purge(store, files, 1).executions == 2 * SLICE + 1
+    assert left(store) == {young}
+
+
+def test_files_without_an_execution_are_swept(store: Store, tmp_path: Path) -> None:
+    """But for those that somebody carries, and what is none of ours."""
+    files = ExecutionFiles(str(tmp_path / "executions"))
+    add_task(store)
+    kept = executed(store, files)
+    gone, carried = new_ulid(NOW_NS), new_ulid(NOW_NS)
+    for execution_id in (gone, carried):
+        write_log(files, execution_id)
+    (tmp_path / "executions" / f"{gone}.log.1.4711").write_text("half made")
+    (tmp_path / "executions" / "notes.txt").write_text("somebody's")
+    held = files.hold(carried)
+    assert held is not None
+    try:
+        assert sweep(store, files) == 4
+    finally:
+        files.release(carried, held)
+    logs = {f"{each}.log{ending}" for each in (kept, carried) for ending in ("", ".1", ".2")}
+    assert names(files) == logs | {"notes.txt"}
+    assert sweep(store, files) == 3
+
+
+def test_tokens_and_counts_that_are_over_go(store: Store, clock: Clock, tmp_path: Path) -> None:
+    """Personal ones stay, for their owner to see; a spent refresh token stays to its end."""
+    files = ExecutionFiles(str(tmp_path / "nowhere"))
+    user = {"user_id": "u", "name": "u", "created_ns": NOW_NS, "updated_ns": NOW_NS}
+    store.insert("users", user)
+    for number, (kind, days) in enumerate((("access", 0), ("refresh", 0), ("refresh", 30), ("personal", 0))):
+        token = {"token_id": f"{kind}-{days}", "user_id": "u", "kind": kind, "digest": bytes([number])}
+        ends = {"created_ns": NOW_NS, "expires_ns": NOW_NS + days * DAY_NS, "spent_ns": NOW_NS}
+        store.insert("tokens", token | ends)
+    minute = NOW_NS // 10**9 // 60
+    for subject, at in (("old", minute - 100), ("new", minute)):
+        store.insert("failures", {"subject": subject, "minute": at, "count": 1})
+    assert purge(store, files, 1) == Purged()
+    assert [row["subject"] for row in store.rows("SELECT subject FROM failures")] == ["new"]
+    clock.now_ns += 2 * DAY_NS
+    assert purge(store, files, 1) == Purged(tokens=2)
+    kinds = [row["token_id"] for row in store.rows("SELECT token_id FROM tokens ORDER BY token_id")]
+    assert kinds == ["personal-0", "refresh-30"]
