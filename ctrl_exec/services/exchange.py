@@ -55,9 +55,9 @@ class Exchange:
     __slots__ = (
         "_addresses", "_began", "_connect_timeout_s", "_is_virgin", "_offset", "_parser", "_passed_on",
         "_pieces", "_quiet_since", "_started", "answer", "attempts", "born", "call", "certificate",
-        "deadline", "due", "has_more", "holds_slot", "index", "is_in_line", "is_paused", "is_reused",
-        "is_unsettled", "keeps", "on_leaving", "phase", "received", "released", "session", "sock",
-        "stalls_at", "wants",
+        "deadline", "due", "has_more", "holds_slot", "index", "is_in_line", "is_late", "is_paused",
+        "is_reused", "is_unsettled", "keeps", "on_leaving", "phase", "received", "released", "session",
+        "sock", "stalls_at", "wants",
     )  # fmt: skip
 
     def __init__(self, index: int, call: Call, connect_timeout_s: float) -> None:
@@ -69,8 +69,7 @@ class Exchange:
         self.stalls_at = 0.0
         self.due = 0.0  # the moment of its timer
         self.attempts = 0
-        self.holds_slot = False
-        self.is_unsettled = False
+        self.holds_slot = self.is_unsettled = self.is_late = False
         self.is_paused = False
         self.has_more = False
         self.is_in_line = False  # waits for its turn to read a stream

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ctrl_exec.services.transport import Answer, Call, Interrupt
 
 _STALL_S = 0.5  # a handshake that waits for the peer this long costs us nothing: its slot is free
-_CROWD_TIMES = 2  # so many times the slots, and it is others that wait for the same peers
+_CROWD_TIMES = 2  # so many times the slots, as long as any get through
 _STALLED_TIMES = 8  # …but so many times the slots is the end of it: peers that share a machine would drown
 _LARGE_BYTES = 256 * 1024  # answers below never have to wait for memory
 _LARGE_AT_ONCE = 2
@@ -78,6 +78,7 @@ class Loop:
         self._order = itertools.count()  # of timers set for the same moment
         self._slots = 0  # held by handshakes that keep us busy
         self._unsettled = 0  # all that are not yet through theirs
+        self._late = 0  # handshakes begun long ago, without a slot
         self._settled_at = 0.0  # when the last of them got through
         self._again: list[Exchange] = []
         self._paused: deque[Exchange] = deque()
@@ -186,7 +187,7 @@ class Loop:
     # beginning
 
     def _start(self, now: float) -> None:
-        while self._queue and self._has_room():
+        while self._queue and self._has_room(now):
             each = self._queue.popleft()
             if each.phase == states.DONE or self._begin_early(each, now):
                 continue
@@ -203,9 +204,13 @@ class Loop:
             else:
                 self._open_one(each, found, now)
 
-    def _has_room(self) -> bool:
+    def _has_room(self, now: float) -> bool:
         most = self._limits.max_handshakes
         if self._slots >= most or self._unsettled >= most * _STALLED_TIMES:
+            return False
+        # peers that are late while others get through are busy with ours, not dead: more of them would
+        # only be late too, and in the end all time out together
+        if self._slots + self._late >= most * _CROWD_TIMES and now - self._settled_at < _STALL_S:
             return False
         return self._has_descriptor()
 
@@ -304,10 +309,16 @@ class Loop:
     def _note_progress(self, each: Exchange, before: int, now: float) -> None:
         if each.phase == states.HANDSHAKE:
             each.stalls_at = now + _STALL_S
+            if not each.holds_slot:
+                self._note_late(each)
         elif before <= states.HANDSHAKE:
             self._settle(each)
             if each.phase != states.DONE:
                 self._settled_at = now
+
+    def _note_late(self, each: Exchange) -> None:
+        each.is_late = True
+        self._late += 1
 
     def _want(self, each: Exchange) -> None:
         fd = self._fd_of(each)
@@ -387,22 +398,12 @@ class Loop:
             self._out_of_time(each, now)
             return
         if each.holds_slot and each.stalls_at <= now:
-            if self._is_crowded(each, now):
-                each.stalls_at = now + _STALL_S
-            else:
-                self._free_slot(each)
+            self._free_slot(each)
+            if each.phase == states.HANDSHAKE:
+                self._note_late(each)
         moment = min(each.deadline, each.stalls_at) if each.holds_slot else each.deadline
         if moment < float("inf"):
             self._schedule(each, moment)
-
-    def _is_crowded(self, each: Exchange, now: float) -> bool:
-        """Whether a handshake stalls because its peer is busy with others of ours, not because it is dead.
-
-        More of them would then only be late too, and in the end all time out together.
-        """
-        is_progressing = now - self._settled_at < _STALL_S
-        is_full = self._unsettled >= _CROWD_TIMES * self._limits.max_handshakes
-        return each.phase == states.HANDSHAKE and is_full and is_progressing
 
     def _out_of_time(self, each: Exchange, now: float) -> None:
         fd = self._fd_of(each)
@@ -444,6 +445,9 @@ class Loop:
 
     def _settle(self, each: Exchange) -> None:
         self._free_slot(each)
+        if each.is_late:
+            each.is_late = False
+            self._late -= 1
         if each.is_unsettled:
             each.is_unsettled = False
             self._unsettled -= 1
