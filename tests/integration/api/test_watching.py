@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -223,13 +224,16 @@ def test_methods(live: Fleet, gate: Path) -> None:
     assert live.http("POST", f"/runs/{reqid}/cancel", {"hosts": ["host-a"]}).status == 400
 
 
-def long_children(fleet: Fleet) -> float:
-    text = fleet.http("GET", "/metrics").body.decode()
-    return next(
-        float(line.split()[-1])
-        for line in text.splitlines()
-        if line.startswith("ctrl_exec_api_long_children")
-    )
+def test_clients_of_http_1_0(live: Fleet, gate: Path) -> None:
+    """They get the same lines, not chunked, up to the end of the connection."""
+    gate.touch()
+    reqid = start(live, "talk", gate)
+    ended(live, reqid)
+    with socket.create_connection(("127.0.0.1", live.api_port), 30) as sock, sock.makefile("rb") as answer:
+        sock.sendall(f"GET /runs/{reqid}/output HTTP/1.0\r\n\r\n".encode())
+        head, _, body = answer.read().partition(b"\r\n\r\n")
+    assert b"Transfer-Encoding" not in head
+    check_whole(live, reqid, [json.loads(line) for line in body.splitlines()])
 
 
 def test_streams_are_long_requests(live: Fleet, gate: Path) -> None:
