@@ -25,6 +25,7 @@ from ctrl_exec.common.errors import (
 )
 from ctrl_exec.common.hook import BAD_CREDENTIALS
 from ctrl_exec.common.messages import parse_object
+from ctrl_exec.common.patterns import compile_all
 from ctrl_exec.common.routing import Response, Router
 from ctrl_exec.common.value import replace
 from ctrl_exec.dispatcher import open_dispatcher, warm_transport
@@ -72,6 +73,7 @@ class Application:
     def _load_parts(self) -> None:
         """Have the parts made and their modules loaded before the fork, where all children share them."""
         self.dispatcher.prepare()
+        compile_all()
         self._gate.preload()
 
     def __call__(self, request: Request, child: Child) -> Response:

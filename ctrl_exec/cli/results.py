@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ctrl_exec.cli import errors
 from ctrl_exec.cli.output import GREEN, RED, YELLOW, escaped, plural, printable
-from ctrl_exec.common.settings import Pattern
+from ctrl_exec.common.patterns import Pattern
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -31,6 +31,8 @@ class Spelling:
 
     def fullmatch(self, text: str) -> bool:
         """Whether the whole text is such a name."""
+        if not text:
+            return not self._least
         # strip takes characters of the set from both ends: nothing is left of a text that has no others
         return (
             self._least <= len(text) <= self._most and text[0] in self._first and not text.strip(self._others)
@@ -43,6 +45,10 @@ REQID = Spelling(_DIGITS + "abcdef", _DIGITS + "abcdef", 8, 32)
 DISPATCHER_ID = Spelling(_LETTERS + _DIGITS, _LETTERS + _DIGITS + "._-", 1, 253)
 ACCOUNT = Spelling(_LOWER + "_", _LOWER + _DIGITS + "_-", 1, 32)
 """Of a user or a group of the system."""
+FINGERPRINT = Spelling(_DIGITS + "abcdef", _DIGITS + "abcdef", 64, 64)
+"""Of a key: SHA-256 of its SPKI."""
+TAG_KEY = Spelling(_LETTERS + _DIGITS, _LETTERS + _DIGITS + "._-", 1, 64)
+TAG_VALUE = Spelling(_LETTERS + _DIGITS + "._:/@+-", _LETTERS + _DIGITS + "._:/@+-", 0, 128)
 
 
 def check_agent_name(name: object, field: str = "host") -> str:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from ctrl_exec.common.errors import ConfigError
 from ctrl_exec.common.files import read_bounded
+from ctrl_exec.common.patterns import Pattern
 from ctrl_exec.common.value import MISSING, Field, fields, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ipaddress
-    import re
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any, TypeVar
 
@@ -27,31 +27,6 @@ LIMIT_BYTES = 1 << 20
 NO_SUCH_FILE = "no such file"
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _UNITS_BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-
-
-class Pattern:
-    """A regular expression that is compiled, and `re` imported, when it is first needed.
-
-    The command line reads its settings at every start; few of them need one.
-    """
-
-    __slots__ = ("_compiled", "_text")
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._compiled: re.Pattern[str] | None = None
-
-    def fullmatch(self, text: str) -> re.Match[str] | None:
-        """The match of the whole text, in ASCII, or None."""
-        return self.compiled().fullmatch(text)
-
-    def compiled(self) -> re.Pattern[str]:
-        """The expression itself."""
-        if self._compiled is None:
-            import re
-
-            self._compiled = re.compile(self._text, re.ASCII)
-        return self._compiled
 
 
 _SECTION = Pattern(r"\[\s*([A-Za-z][A-Za-z0-9_-]*)(?:\s+([A-Za-z0-9_.-]+))?\s*\]")

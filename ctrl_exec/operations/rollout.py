@@ -5,9 +5,8 @@ Owns the arithmetic of a `batch`, nothing that happens in time. Must not know ag
 
 from __future__ import annotations
 
-import re
-
 from ctrl_exec.common.errors import InvalidInputError
+from ctrl_exec.common.patterns import Pattern
 from ctrl_exec.common.value import value
 
 TYPE_CHECKING = False
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 MAX_PAUSE_S = 86_400
 MAX_COUNT = 10_000
-_PERCENT = re.compile(r"([0-9]{1,3})%", re.ASCII)
+_PERCENT = Pattern(r"([0-9]{1,3})%")
 
 
 @value

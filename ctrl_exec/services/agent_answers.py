@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 from json.decoder import scanstring  # type: ignore[attr-defined]  # the C scanner, missing in typeshed
 
 from ctrl_exec.common.clock import openssl_time, parse_openssl_time
 from ctrl_exec.common.errors import MessageError
 from ctrl_exec.common.messages import HostResult, integer_of, parse_object, read_object, text_of, texts_of
 from ctrl_exec.common.names import SCRIPT
+from ctrl_exec.common.patterns import Pattern
 from ctrl_exec.common.value import replace, value
 from ctrl_exec.services.records import CancelOutcome
 
@@ -53,7 +53,7 @@ _OUTLINE_BYTES = 64 * 1024
 _MAX_SCRIPTS = 10_000
 _MAX_TAGS = 256
 _SHOWN_CHARS = 500
-_INTEGER = re.compile(r"-?[0-9]{1,9}", re.ASCII)
+_INTEGER = Pattern(r"-?[0-9]{1,9}")
 
 
 def needed_features(command: RunCommand) -> tuple[str, ...]:

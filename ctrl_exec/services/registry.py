@@ -9,12 +9,11 @@ certificates, the network, or who asks.
 from __future__ import annotations
 
 import os
-import re
 from contextlib import contextmanager, suppress
 
 from ctrl_exec.common import clock, files
 from ctrl_exec.common.errors import ConflictError, InvalidInputError, StorageError, UnknownAgentError
-from ctrl_exec.common.names import AGENT_NAME, check_agent_name
+from ctrl_exec.common.names import AGENT_NAME, FINGERPRINT, TAG_KEY, TAG_VALUE, check_agent_name
 from ctrl_exec.common.value import fields, replace, value
 
 TYPE_CHECKING = False
@@ -29,9 +28,6 @@ LOOKUPS = ("hostname", "ip")
 # `current`: the agent trusts the dispatcher's present serial; `pending`: it was not yet told;
 # `stale`: it was told and did not confirm; `unknown`: an imported record
 SERIAL_STATUSES = ("current", "pending", "stale", "unknown")
-_FINGERPRINT = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_TAG_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
-_TAG_VALUE = re.compile(r"[A-Za-z0-9._:/@+-]{0,128}", re.ASCII)
 _REVOKED_LIMIT_BYTES = 64 << 20
 _LOCK = ".lock"
 
@@ -216,7 +212,7 @@ class Registry:
 
         Raises: InvalidInputError if the record has no fingerprint; StorageError.
         """
-        if not _FINGERPRINT.fullmatch(record.fingerprint):
+        if not FINGERPRINT.fullmatch(record.fingerprint):
             raise InvalidInputError(
                 f"{record.hostname} has no recorded key to revoke; ping it once, or unpair it", field="name"
             )
@@ -288,7 +284,7 @@ def check_record(record: AgentRecord) -> AgentRecord:
         raise InvalidInputError("lookup_by ip needs an ip", field="ip")
     if record.ip:
         check_address(record.ip)
-    if record.fingerprint and not _FINGERPRINT.fullmatch(record.fingerprint):
+    if record.fingerprint and not FINGERPRINT.fullmatch(record.fingerprint):
         raise InvalidInputError("fingerprint: expected 64 lower-case hex digits", field="fingerprint")
     return replace(record, hostname=name, tags=check_tags(dict(record.tags)))
 
@@ -308,7 +304,7 @@ def check_address(ip: object) -> str:
 def check_tags(tags: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
     """The tags as sorted pairs. Raises: InvalidInputError naming the one that is none."""
     for key, text in tags.items():
-        if not _TAG_KEY.fullmatch(key) or not isinstance(text, str) or not _TAG_VALUE.fullmatch(text):
+        if not TAG_KEY.fullmatch(key) or not isinstance(text, str) or not TAG_VALUE.fullmatch(text):
             raise InvalidInputError(
                 f"tag {key[:64]!r}={str(text)[:128]!r}: expected letters, digits, '.', '_' and '-' "
                 "(in values also ':', '/', '@' and '+')",
@@ -334,7 +330,7 @@ def _decode_record(name: str, document: Any) -> AgentRecord | None:
     record = AgentRecord(
         **(texts | {"hostname": name, "port": _port(document), "tags": _tags(document.get("tags"))})
     )
-    fingerprint = record.fingerprint if _FINGERPRINT.fullmatch(record.fingerprint) else ""
+    fingerprint = record.fingerprint if FINGERPRINT.fullmatch(record.fingerprint) else ""
     lookup_by = record.lookup_by if record.lookup_by in LOOKUPS else "hostname"
     return replace(record, fingerprint=fingerprint, lookup_by=lookup_by)
 

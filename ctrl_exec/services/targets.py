@@ -8,10 +8,9 @@ on the very host it was to spare. Knows nothing of who asks or what for.
 
 from __future__ import annotations
 
-import re
-
 from ctrl_exec.common.errors import InvalidInputError, InvalidNameError, UnknownAgentError
 from ctrl_exec.common.names import check_agent_name
+from ctrl_exec.common.patterns import Pattern
 from ctrl_exec.common.value import value
 
 TYPE_CHECKING = False
@@ -28,10 +27,10 @@ _PATTERN_LIMIT = 320
 # room for those that name many and leave most of them out again
 _LOOKS_A_HOST = 4
 _SPARE_LOOKS = 1000
-_RANGE = re.compile(r"([^\[\]]*)\[([0-9,-]{1,64})\]([^\[\]]*)", re.ASCII)
-_SPAN = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", re.ASCII)
-_TAG = re.compile(r"@([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.{0,128})", re.ASCII)
-_PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
+_RANGE = Pattern(r"([^\[\]]*)\[([0-9,-]{1,64})\]([^\[\]]*)")
+_SPAN = Pattern(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
+_TAG = Pattern(r"@([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.{0,128})")
+_PORT = Pattern(r"[0-9]{1,5}")
 
 
 class Agents(Protocol):
