@@ -243,7 +243,7 @@ class Exchange:
             words = _reason(error)
         if self._question.is_look:
             return UnsentError(f"{self._path}: {words}")
-        return BrokenError(f"{self._path}: {words}; what was begun goes on: `ctrl-exec list-locks` shows it")
+        return BrokenError(f"{self._path}: {words}; what was begun goes on: `ctrl-exec runs` shows it")
 
 
 def _reason(error: Exception) -> str:

@@ -286,7 +286,7 @@ def test_an_answer_that_is_lost_is_not_asked_for_again(ways: Ways) -> None:
         conf = ways.conf("lost.conf", api_socket=ways.shared.home / "lost.sock")
         ended = ask(conf, "run", "web-01", "lost", "--json")
     assert ended.returncode == 1
-    assert "list-locks" in json.loads(ended.stdout)["detail"]
+    assert "ctrl-exec runs" in json.loads(ended.stdout)["detail"]
     assert ways.asked("web-01", "lost") == 0
 
 
