@@ -33,7 +33,7 @@ from bench.timing import allow_descriptors
 
 GROUPS: tuple[Group, ...] = (
     fanout.FANOUT, fanout.GROWTH, scale.GROUP, api_run.GROUP, health.GROUP, tls.GROUP, agent.GROUP, cli.ONE,
-    cli.MANY, records.WRITE, hook.GROUP, live.LIVE, live.LIST, scheduler.GROUP, memory.GROUP, records.PURGE,
+    cli.MANY, records.WRITE, hook.GROUP, live.LIVE, live.LIST, records.PURGE, scheduler.GROUP, memory.GROUP,
 )  # fmt: skip
 _BUSY = 0.15
 _COSTLY = frozenset({"fanout", "growth", "scale", "scheduler", "live"})

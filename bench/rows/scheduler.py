@@ -49,7 +49,7 @@ def measure(session: Session) -> Iterable[Row]:
         if session.is_quick:
             yield absent("scheduler-rest", what, at_most(0.01), "takes minutes", SKIPPED)
         else:
-            shares = Series(tuple(_share_of_a_core(scheduler) for _ in range(3)))
+            shares = Series(tuple(_share_of_a_core(scheduler) for _ in range(2)))
             yield measured(
                 "scheduler-rest", what, ("share of a core", shares), "", at_most(0.01), floor=session.floor
             )
