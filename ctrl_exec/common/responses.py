@@ -26,7 +26,9 @@ class ResponseParser:
     """One response: feed bytes until `is_done`; what is left over is in `rest`.
 
     `limit_bytes` bounds the body. With `stream_limit_bytes`, that bounds the body of a 200 of JSON lines
-    instead, and the owner takes it piece by piece (`drain`). Raises: PeerError of kind `protocol` or `too large`.
+    instead, and the owner takes it piece by piece (`drain`).
+
+    Raises: PeerError of kind `protocol` or `too large`.
     """
 
     def __init__(self, limit_bytes: int, stream_limit_bytes: int | None = None) -> None:
