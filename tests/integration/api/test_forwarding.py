@@ -44,9 +44,18 @@ def test_only_a_token_of_the_body_goes_on_to_agents(fleet: Fleet) -> None:
     assert token_at_the_agent(fleet, {"token": SECRET}, Authorization=f"Bearer {SECRET}") == SECRET
 
 
-@pytest.mark.parametrize("prefix", ["ctpat_", "ctoat_", "ctpair_"])
-def test_a_token_of_ours_never_goes_on(fleet: Fleet, prefix: str) -> None:
-    assert token_at_the_agent(fleet, {"token": f"{prefix}{SECRET}"}) == ""
+def test_a_token_of_ours_never_goes_on(own_fleet: Fleet) -> None:
+    assert own_fleet.cli("user", "add", "ci", "--admin", "--no-password").returncode == 0
+    token = own_fleet.cli("token", "create", "own", "--username", "ci").stdout.strip()
+    own_fleet.start_api()
+    assert token_at_the_agent(own_fleet, {"token": token}) == ""
+    assert token_at_the_agent(own_fleet, {"token": f"ctpair_{SECRET}"}) == ""
+
+
+@pytest.mark.parametrize("prefix", ["ctpat_", "ctoat_"])
+def test_a_token_of_ours_that_is_not_known_is_refused_first(fleet: Fleet, prefix: str) -> None:
+    wish = {"hosts": ["host-a"], "script": "stdin", "token": f"{prefix}{SECRET}"}
+    assert fleet.http("POST", "/run", wish).status == 401
 
 
 def test_nothing_goes_on_where_the_settings_say_so(own_fleet: Fleet) -> None:
