@@ -290,6 +290,28 @@ class Config(Locations):
         kind=OUTGOING,
         doc="Inner networks, or host:port, that HTTP tasks and notifiers may reach beside public ones.",
     )
+    tasks_smtp_host: str = field(
+        default="",
+        kind=matching(r"[A-Za-z0-9._:-]*", "a host name or an address, or nothing for no mail"),
+        doc="The mail server that notifiers of kind EMAIL use; unset: none.",
+    )
+    tasks_smtp_port: int = field(default=587, kind=integer(1, 65535), doc="The port of the mail server.")
+    tasks_smtp_security: Literal["starttls", "tls", "none"] = field(
+        default="starttls", kind=choice("starttls", "tls", "none"), doc="How mail is kept from others' eyes."
+    )
+    tasks_smtp_from: str = field(
+        default="",
+        kind=matching(r"([^\s@,;<>\"()]+@[A-Za-z0-9.-]+)?", "an address such as ctrl-exec@example.net"),
+        doc="The sender of mail.",
+    )
+    tasks_smtp_user: str = field(
+        default="",
+        kind=matching(r"(\S{1,320})?", "a name without blanks, or nothing"),
+        doc="Who signs in at the mail server; unset: nobody.",
+    )
+    tasks_smtp_password_file: str = field(
+        default="", kind=PATH, doc="A file, readable for service_user, whose first line is the password."
+    )
     log_target: Literal["syslog", "stderr", "journal"] = field(
         default="syslog", kind=choice("syslog", "stderr", "journal"), doc="Where log lines go."
     )
@@ -384,6 +406,16 @@ CONTRADICTIONS: tuple[tuple[tuple[str, ...], Callable[[Config], bool], str], ...
         ("api_client_ca",),
         lambda config: bool(config.api_client_ca) and not config.api_cert,
         "api_client_ca needs TLS: set api_cert and api_key too",
+    ),
+    (
+        ("tasks_smtp_host", "tasks_smtp_from"),
+        lambda config: bool(config.tasks_smtp_host) and not config.tasks_smtp_from,
+        "tasks.smtp_host needs tasks.smtp_from, the sender of mail",
+    ),
+    (
+        ("tasks_smtp_user", "tasks_smtp_password_file"),
+        lambda config: bool(config.tasks_smtp_user) != bool(config.tasks_smtp_password_file),
+        "tasks.smtp_user and tasks.smtp_password_file belong together: set both or neither",
     ),
     (
         ("api_max_long", "api_max_children"),

@@ -11,6 +11,7 @@ import os
 from ctrl_exec.common.errors import ConfigError, CtrlExecError, ProgramError
 from ctrl_exec.common.process import detach
 from ctrl_exec.common.suppression import suppress
+from ctrl_exec.scheduler.news import News
 from ctrl_exec.tasks import starting
 from ctrl_exec.tasks.carriage import ExecutionFiles, give_back, started_at
 
@@ -38,6 +39,7 @@ class Executions:
         self._environment = environment
         self._files = ExecutionFiles(dispatcher.config.executions_dir)
         self._allowance = allowance_of(dispatcher.config)
+        self.news = News(dispatcher, store)
 
     def start_waiting(self) -> int:
         """Start a carrier for each execution that may start now; gives how many. Raises: StorageError."""
@@ -101,9 +103,10 @@ class Executions:
         return load_secrets(store, sealer, execution.project_id), unseal_parameters(sealer, sealed)
 
     def next_moment_s(self) -> float | None:
-        """When an execution that waits for its time may start; None if none does."""
+        """When an execution that waits for its time may start, or news are due; None if nothing waits."""
         at_ns = starting.next_moment_ns(self._store)
-        return None if at_ns is None else at_ns / 1e9
+        moments = [None if at_ns is None else at_ns / 1e9, self.news.next_moment_s()]
+        return min((each for each in moments if each is not None), default=None)
 
     def recover(self) -> int:
         """Deal with what dead carriers left; gives how many executions that were. Raises: StorageError."""
@@ -124,6 +127,12 @@ class Executions:
         if found.executions or found.files or found.tokens:
             facts = {"executions": found.executions, "files": found.files, "tokens": found.tokens}
             self._dispatcher.log.info("task-purge", **facts)
+
+    def tell_long(self) -> None:
+        """Have news of what takes too long. Raises: StorageError."""
+        from ctrl_exec.tasks.news import note_long
+
+        note_long(self._store)
 
     def _outcome_of(self, execution: Execution) -> Outcome | None:
         from ctrl_exec.tasks.kinds.agent_script import outcome_of_runs

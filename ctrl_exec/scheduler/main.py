@@ -49,6 +49,7 @@ EXIT_USAGE = 2
 EXIT_CONFIG = 78
 RECOVERY_PERIOD_S = 60.0
 INDEX_PERIOD_S = 60.0
+LONG_PERIOD_S = 60.0
 SWEEP_CRON = "43 3 * * *"  # nightly, away from the full hour at which everybody's cron runs
 LONGEST_SLEEP_S = 60.0  # bounds what a clock that jumps can do to us
 LONGEST_WORK_S = 1800.0
@@ -267,6 +268,10 @@ def task_duties(executions: Executions, config: Config, zone: tzinfo) -> tuple[D
         if os.path.exists(config.tasks_db_path):
             executions.recover()
 
+    def tell_long() -> None:
+        if os.path.exists(config.tasks_db_path):
+            executions.tell_long()
+
     def purge() -> None:
         if os.path.exists(config.tasks_db_path):
             executions.purge()
@@ -274,6 +279,7 @@ def task_duties(executions: Executions, config: Config, zone: tzinfo) -> tuple[D
     return (
         Duty("task-recovery", every(RECOVERY_PERIOD_S), recover),
         Duty("task-purge", cron(config.purge_cron, zone), purge),
+        Duty("task-long", every(LONG_PERIOD_S), tell_long),
     )
 
 

@@ -68,6 +68,8 @@ class TaskClock:
     def close(self) -> None:
         """Let go of database and socket."""
         self._wake.close()
+        if self._executions is not None:
+            self._executions.news.close()
         self._store.close()
 
     def look(self, now_s: float) -> None:
@@ -94,6 +96,7 @@ class TaskClock:
     def _start_waiting(self) -> None:
         if self._executions is not None:
             self._executions.start_waiting()
+            self._executions.news.look()
             self._waiting_at = self._executions.next_moment_s()
 
     def _has_database(self) -> bool:

@@ -16,7 +16,7 @@ import os
 from ctrl_exec.common import files
 from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import value
-from ctrl_exec.tasks import lifecycle
+from ctrl_exec.tasks import lifecycle, news
 from ctrl_exec.tasks.executions import create_execution, find_execution, transition
 from ctrl_exec.tasks.models import ABORTED, ABORTING, PENDING, RUNNING, Execution
 from ctrl_exec.tasks.store import packed
@@ -73,7 +73,11 @@ def begin(store: Store, execution_id: str, claimer: str) -> bool:
     UPDATE executions SET status = 'RUNNING', start_ns = ?, updated_ns = ?
     WHERE execution_id = ? AND status = 'PENDING' AND claimer = ?
     """
-    return store.execute(sql, (now_ns, now_ns, execution_id, claimer)) == 1
+    with store.writing():
+        if store.execute(sql, (now_ns, now_ns, execution_id, claimer)) != 1:
+            return False
+        news.note_start(store, find_execution(store, execution_id))
+    return True
 
 
 def note_group(store: Store, execution_id: str, pid: int, started: int) -> None:
@@ -114,6 +118,7 @@ def end(store: Store, task: Task | None, execution_id: str, outcome: Outcome) ->
         if not transition(store, execution_id, (PENDING, RUNNING, ABORTING), final.status, facts):
             return None
         store.touch()
+        news.note_end(store, before, find_execution(store, execution_id), is_last=again_ns is None)
         if again_ns is None or row is None:
             return None
         again = Execution(

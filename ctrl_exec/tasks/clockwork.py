@@ -16,6 +16,7 @@ from ctrl_exec.tasks.cron import parse_cron
 from ctrl_exec.tasks.definitions import load_task
 from ctrl_exec.tasks.executions import claim_start
 from ctrl_exec.tasks.models import PENDING
+from ctrl_exec.tasks.news import note_missed
 from ctrl_exec.tasks.parameters import complete
 from ctrl_exec.tasks.schedule import Agenda, Entry, Terms, is_of_another_time
 from ctrl_exec.tasks.timers import list_timers
@@ -170,13 +171,16 @@ class Clockwork:
             parameters = complete(known.parameters, overrides)
         except InvalidFieldsError:  # the execution will say what is missing
             parameters = dict(overrides)
-        return claim_start(
+        execution = claim_start(
             self._store,
             known.timer,
             due.due_s * NS,
             skip_reason=due.reason or None,
             parameter_map=parameters,
         )
+        if execution is not None:
+            note_missed(self._store, execution)
+        return execution
 
     def _tell(self, due: Due, execution: Execution, now_s: float) -> None:
         facts: dict[str, Any] = {"task": execution.task_id, "execution": execution.execution_id}

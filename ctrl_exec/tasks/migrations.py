@@ -130,4 +130,16 @@ CREATE INDEX executions_of_parent ON executions (parent_id) WHERE parent_id IS N
 CREATE INDEX executions_retried ON executions (retry_of) WHERE retry_of IS NOT NULL;
 """
 
-MIGRATIONS = (_IDENTITY + _PROJECTS + _TASKS + _EXECUTIONS,)
+# News of executions, on their way to notifiers; `is_long`: that it takes long was told.
+_NOTICES = """
+CREATE TABLE notices (
+  notice_id TEXT PRIMARY KEY, notifier_id TEXT NOT NULL REFERENCES notifiers ON DELETE CASCADE,
+  event TEXT NOT NULL, document TEXT NOT NULL, created_ns INTEGER NOT NULL,
+  due_ns INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX notices_by_time ON notices (due_ns, notifier_id);
+CREATE INDEX notices_of_notifier ON notices (notifier_id);
+ALTER TABLE executions ADD COLUMN is_long INTEGER NOT NULL DEFAULT 0;
+"""
+
+MIGRATIONS = (_IDENTITY + _PROJECTS + _TASKS + _EXECUTIONS, _NOTICES)

@@ -65,6 +65,29 @@ def remove(asking: Asking) -> Response:
     return Response(204)
 
 
+def test(asking: Asking) -> Response:
+    """`POST /api/v1/notifiers/{notifierId}/test`: one attempt, made now."""
+    from ctrl_exec.tasks.news import Notice
+    from ctrl_exec.tasks.notifiers import find_notifier, load_notifier
+    from ctrl_exec.tasks.outgoing import OutgoingError
+    from ctrl_exec.tasks.posting import post, posting_of
+    from ctrl_exec.tasks.ulid import new_ulid
+
+    notifier, _ = find_notifier(asking.store, asking.identity, asking.parameters["notifierId"])
+    asking.identity.require_role(notifier.project_id, "MANAGER")
+    found = load_notifier(asking.store, asking.sealer, notifier.notifier_id)
+    secret = "" if found is None else found[1]
+    now_ns = asking.store.clock_ns()
+    facts = {"event": "TEST", "projectId": notifier.project_id, "notifierId": notifier.notifier_id}
+    notice = Notice(new_ulid(now_ns), notifier.notifier_id, "TEST", facts, now_ns)
+    error = None
+    try:
+        post(posting_of(asking.dispatcher.config), notifier, secret, notice, now_s=now_ns // 10**9)
+    except OutgoingError as failure:
+        error = str(failure)
+    return json_response(200, {"sentFg": error is None, "error": error})
+
+
 def _encoded(found: tuple[Notifier, bool]) -> dict[str, Any]:
     from ctrl_exec.tasks.notifiers import encode_notifier
 

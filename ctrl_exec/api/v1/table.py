@@ -104,6 +104,7 @@ TASK_ROUTES = (
         "PATCH", _NOTIFIER, "notifier-amend", notifiers.amend, "write", notifiers.KEYS, needs_body=True
     ),
     TaskRoute("DELETE", _NOTIFIER, "notifier-remove", notifiers.remove, "write"),
+    TaskRoute("POST", f"{_NOTIFIER}/test", "notifier-test", notifiers.test, "write"),
     TaskRoute("POST", _WEBHOOKS, "webhook-create", webhooks.create, "write", webhooks.KEYS, needs_body=True),
     TaskRoute("GET", _WEBHOOKS, "webhooks", webhooks.index, query=webhooks.LIST_KEYS),
     TaskRoute("GET", _WEBHOOK, "webhook", webhooks.show),

@@ -40,7 +40,7 @@ LEAST = {
     "secret-replace": "MANAGER", "secret-remove": "MANAGER", "team-create": ADMINISTRATOR,
     "teams": ADMINISTRATOR, "team": ADMINISTRATOR, "team-amend": ADMINISTRATOR, "team-remove": ADMINISTRATOR,
     "audit": ADMINISTRATOR, "notifier-create": "MANAGER", "notifiers": ANYBODY, "notifier": "VIEWER",
-    "notifier-amend": "MANAGER", "notifier-remove": "MANAGER", "webhook-create": "MANAGER",
+    "notifier-amend": "MANAGER", "notifier-remove": "MANAGER", "notifier-test": "MANAGER", "webhook-create": "MANAGER",
     "webhooks": ANYBODY, "webhook": "MANAGER", "webhook-amend": "MANAGER", "webhook-remove": "MANAGER",
     "execution-create": "EXECUTOR", "executions": ANYBODY,
     "execution": "VIEWER", "execution-remove": "MANAGER", "execution-log": "ADVANCED_EXECUTOR",

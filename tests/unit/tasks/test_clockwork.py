@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
@@ -65,6 +66,23 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path)
     with made.store:
         yield made
+
+
+def test_a_miss_is_told_to_who_wants_to_know(bench: Bench) -> None:
+    """In the transaction that records it; a start that is made is no miss."""
+    task = bench.tasks.add("t", "*/10 * * * *")
+    notifier = {"notifier_id": "n", "project_id": task.project_id, "name": "n", "kind": "WEBHOOK"}
+    bench.store.insert("notifiers", notifier | {"settings": "{}", "created_ns": 1, "updated_ns": 1})
+    sql = "UPDATE tasks SET definition = json_set(definition, '$.taskNotifierMap', json(?))"
+    bench.store.execute(sql, ('{"n": {"events": ["ON_MISSED"]}}',))
+    clockwork = bench.clockwork()
+    clockwork.start_due(bench.at(15))
+    documents = [json.loads(row[0]) for row in bench.store.rows("SELECT document FROM notices")]
+    assert [(each["event"], each["status"], each["reason"]) for each in documents] == [
+        ("ON_MISSED", "SKIPPED", "MISSED")
+    ]
+    clockwork.start_due(bench.at(20))
+    assert len(bench.store.rows("SELECT 1 FROM notices")) == 1
 
 
 def minutes(found: list[tuple[int, str]]) -> list[tuple[int, str]]:

@@ -6,12 +6,14 @@ import multiprocessing
 import os
 import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ctrl_exec.common.errors import StorageError
+from ctrl_exec.tasks.migrations import MIGRATIONS
 from ctrl_exec.tasks.store import Store
 from ctrl_exec.tasks.ulid import ULID, first_ulid, new_ulid
 
@@ -48,6 +50,22 @@ def test_a_newer_schema_is_left_alone(store: Store) -> None:
     store.close()
     with pytest.raises(StorageError, match="too new"):
         store.rows("SELECT 1")
+
+
+def test_an_older_schema_is_brought_on_with_what_it_holds(tmp_path: Path) -> None:
+    path = str(tmp_path / "tasks.db")
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(MIGRATIONS[0])
+        old.execute("PRAGMA user_version = 1")
+        old.execute("INSERT INTO projects VALUES ('p', 'P', '', NULL, NULL, NULL, 1, 1)")
+        old.commit()
+    with Store(path) as store:
+        assert [row["name"] for row in store.rows("SELECT name FROM projects")] == ["P"]
+        assert store.rows("SELECT is_long FROM executions") == []
+        assert store.rows("SELECT * FROM notices") == []
+        version = store.row("PRAGMA user_version")
+        assert version is not None
+        assert version[0] == len(MIGRATIONS)
 
 
 @pytest.mark.parametrize("kind", ["text", "link", "missing"])
