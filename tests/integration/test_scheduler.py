@@ -48,7 +48,7 @@ def test_it_recovers_what_a_dead_carrier_left(bench: Bench) -> None:
     killed_at(bench, "in agents.run", RunRequest(("host-0001", "host-0002"), "job"))
     [reqid] = bench.reqids()
     with start(bench) as scheduler:
-        scheduler.wait_for("ACTION=recovery COMPLETED=1")
+        scheduler.wait_for("ACTION=recovery COMPLETED=1", timeout_s=90)  # the second round, on a slow machine
         record = bench.dispatcher().results.load(reqid)
         assert record is not None
         assert record.complete
