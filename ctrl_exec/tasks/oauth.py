@@ -80,15 +80,17 @@ def _by_refresh(store: Store, form: Mapping[str, str]) -> dict[str, Any]:
         raise GrantError("the refresh token is not known", word="invalid_grant")
     identity = _identity(store, known)
     scopes = _scopes(form, identity, known.scopes)
-    if not tokens.is_alive(known, store.clock_ns()) or not tokens.spend(store, known.token_id):
-        if known.spent_ns is not None or known.revoked_ns is None:
-            # somebody has a copy: whoever of the two is honest signs in again
-            tokens.revoke_family(store, known.family_id)
-        raise GrantError("the refresh token is spent, revoked or expired", word="invalid_grant")
     draft = Token(
         "", known.user_id, ACCESS, scopes=scopes, project_ids=known.project_ids, family_id=known.family_id
     )
-    return _issue(store, draft, is_refreshable=True)
+    # one step: of two who come at once the second must find what the first was given, to end it
+    with store.writing():
+        if tokens.is_alive(known, store.clock_ns()) and tokens.spend(store, known.token_id):
+            return _issue(store, draft, is_refreshable=True)
+    if known.spent_ns is not None or known.revoked_ns is None:
+        # somebody has a copy: whoever of the two is honest signs in again
+        tokens.revoke_family(store, known.family_id)
+    raise GrantError("the refresh token is spent, revoked or expired", word="invalid_grant")
 
 
 def _by_client(store: Store, form: Mapping[str, str], client: tuple[str, str] | None) -> dict[str, Any]:
@@ -135,6 +137,8 @@ def available_scopes(identity: Identity) -> tuple[str, ...]:
 def _scopes(form: Mapping[str, str], identity: Identity, most: tuple[str, ...] = ()) -> tuple[str, ...]:
     """What is asked for, or all there is. Raises: GrantError for more than that."""
     available = [scope for scope in available_scopes(identity) if not most or scope in most]
+    if not available:  # a token without scopes would have all of them
+        raise GrantError("none of the token's scopes is to be had any more", word="invalid_scope")
     asked = form.get("scope", "").split()
     for scope in asked:
         if scope not in available:

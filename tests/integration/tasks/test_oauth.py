@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import http.client
+import json
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +131,41 @@ def test_scopes_never_exceed_roles_and_never_grow(office: Office, carol: str) ->
     assert same.json["scope"] == "read"
     more = token(office, grant_type="password", username="carol", password=PASSWORD, scope="admin")
     assert more.json["error"] == "invalid_scope"
+
+
+def test_a_token_whose_scopes_nothing_fills_gives_none_with_all(office: Office) -> None:
+    """A viewer's token for `admin` or `execute` alone gives nothing, rather than all a viewer may."""
+    for scope in ("admin", "execute"):
+        body = {"name": scope, "scopes": [scope]}
+        personal = office.ask("POST", "/api/v1/personal-access-tokens", body, by="viewer").json
+        form = {"client_id": str(personal["personalAccessTokenId"]), "client_secret": str(personal["token"])}
+        refused = token(office, grant_type="client_credentials", **form)
+        assert (refused.status, refused.json["error"]) == (400, "invalid_scope")
+
+
+def test_of_two_who_refresh_at_once_none_keeps_what_it_got(office: Office, carol: str) -> None:
+    """The second finds what the first was given and ends it, whichever of them is honest."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    body = urllib.parse.urlencode(
+        {"grant_type": "refresh_token", "refresh_token": str(sign_in(office)["refresh_token"])}
+    )
+
+    def refresh(_: int) -> tuple[int, dict[str, Any]]:
+        connection = http.client.HTTPConnection("127.0.0.1", office.api_port, timeout=60)
+        try:
+            headers = {"Content-Type": "application/x-www-form-urlencoded"}
+            connection.request("POST", "/oauth/token", body, headers)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(refresh, range(4)))
+    assert sorted(each for each, _ in found) == [200, 400, 400, 400]
+    fresh = next(document for code, document in found if code == 200)
+    assert status(office, fresh["access_token"]) == 401
 
 
 def test_revocation(office: Office, carol: str) -> None:
