@@ -23,29 +23,30 @@ def execute_output(context: Context, arguments: Arguments) -> int:
     """Show the output of a run, with `-f` as it comes."""
     reqid = arguments.words[0]
     if arguments.flag("follow"):
-        return watch(context, arguments, reqid, cancels=False)
+        from ctrl_exec.cli.progress import Release
+
+        with Release(errors.INTERRUPTED, FAREWELL) as release:
+            return watch(context, arguments, reqid, release, cancels=False)
     from ctrl_exec.cli.running import show_status
 
     return show_status(context, context.way(arguments).status(reqid))
 
 
-def watch(context: Context, arguments: Arguments, reqid: str, *, cancels: bool) -> int:
+def watch(context: Context, arguments: Arguments, reqid: str, release: Release, *, cancels: bool) -> int:
     """Show a run's output as it comes, then how it ended on each host; give the exit code.
 
     Ctrl-C lets go of it; with `cancels` the next one cancels it, as it does where a run is one's own.
     """
-    from ctrl_exec.cli.progress import Release
     from ctrl_exec.cli.results import exit_code
     from ctrl_exec.cli.watching import Watcher
 
     watcher = Watcher(context.output, shows_output=True)
     way = context.way(arguments)
-    with Release(errors.INTERRUPTED, FAREWELL, presses=2 if cancels else 1) as release:
-        for event in way.events(reqid, release):
-            watcher.take(event)
-        watcher.close()
-        if not watcher.is_over and release.is_pressed:
-            return let_go(context, arguments, reqid, release, cancels=cancels)
+    for event in way.events(reqid, release):
+        watcher.take(event)
+    watcher.close()
+    if not watcher.is_over and release.is_pressed:
+        return let_go(context, arguments, reqid, release, cancels=cancels)
     if context.output.is_json:
         from ctrl_exec.cli.running import show_status
 
@@ -108,7 +109,7 @@ def execute_wait(context: Context, arguments: Arguments) -> int:
     if document["complete"]:
         return code
     if has_expired:
-        context.output.message(f"not over after {arguments.text('timeout')}: ctrl-exec wait {reqid}")
+        context.output.message(f"not over after {timeout_s:g} s: ctrl-exec wait {reqid}")
         return errors.TIMED_OUT
     if is_let_go:
         context.output.message(f"it goes on: ctrl-exec wait {reqid}")

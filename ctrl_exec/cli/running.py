@@ -65,14 +65,15 @@ def run_followed(context: Context, arguments: Arguments, wish: Wish) -> int:
     from ctrl_exec.cli.progress import Release
     from ctrl_exec.common.value import replace
 
-    try:
-        with Release(errors.INTERRUPTED, FAREWELL) as release:
+    # held from before the start to the end: a press that comes while it is begun lets go of it then
+    with Release(errors.INTERRUPTED, FAREWELL, presses=2) as release:
+        try:
             document = context.way(arguments).run(replace(wish, is_async=True), release)
-    except KeyboardInterrupt:
-        return say_unknown(context)
-    reqid = str(document["reqid"])
-    context.output.message(f"run {reqid}")
-    return watch(context, arguments, reqid, cancels=True)
+        except KeyboardInterrupt:
+            return say_unknown(context)
+        reqid = str(document["reqid"])
+        context.output.message(f"run {reqid}")
+        return watch(context, arguments, reqid, release, cancels=True)
 
 
 def run_to_the_end(context: Context, arguments: Arguments, wish: Wish) -> int:

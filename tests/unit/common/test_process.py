@@ -262,7 +262,10 @@ def test_a_held_program_is_not_executed_where_it_could_not_be_recorded(tmp_path:
     null = os.open(os.devnull, os.O_RDWR)
     before = len(os.listdir("/proc/self/fd"))
 
-    def refuse(_pid: int) -> None:
+    seen: list[int] = []
+
+    def refuse(pid: int) -> None:
+        seen.append(pid)
         raise StorageError("disk full", path="tasks.db")
 
     with pytest.raises(StorageError):
@@ -273,7 +276,7 @@ def test_a_held_program_is_not_executed_where_it_could_not_be_recorded(tmp_path:
     os.close(null)
     assert not mark.exists()
     with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+        os.waitpid(seen[0], os.WNOHANG)
 
 
 def test_a_held_program_that_cannot_be_executed_is_an_error() -> None:
