@@ -14,6 +14,7 @@ from ctrl_exec.operations.rollout import Batch
 from ctrl_exec.operations.run import RunRequest, run
 from ctrl_exec.services.transport import Interrupt
 from ctrl_exec.tasks import carriage, lifecycle
+from ctrl_exec.tasks.masking import Masker
 from ctrl_exec.tasks.models import ABORTED, ABORTING, FAILED, LOST, SUCCESS, TIMED_OUT, AgentScript
 
 TYPE_CHECKING = False
@@ -77,6 +78,8 @@ class _Watcher:
         self._asked_at = 0.0
         self._is_cancelled = False
         self.has_timed_out = False
+        # by host and stream, before a host's name comes between two pieces of one secret
+        self._maskers: dict[tuple[str, str], Masker] = {}
         # never over by itself: the run is followed to its end; asked so often for the wish to end it
         self.interrupt = Interrupt((), self._look, poll_s=_ASK_EVERY_S)
 
@@ -95,15 +98,28 @@ class _Watcher:
         """One event."""
         self._look()
         if event.kind in _STREAMS:
-            lines = event.text.splitlines(keepends=True)
-            text = "".join(f"{event.host}: {line}" for line in lines)
-            self._attempt.say(_STREAMS[event.kind], text.encode("utf-8", "replace"))
-            if text and not text.endswith("\n"):
-                self._attempt.say(_STREAMS[event.kind], b"\n")
+            place = (event.host, event.kind)
+            if place not in self._maskers:
+                self._maskers[place] = Masker(self._attempt.materials.secrets.values())
+            self._show(*place, self._maskers[place].feed(event.text.encode("utf-8", "replace")))
         elif event.kind == "exit" and event.result is not None:
+            self._let_go(event.host)
             result = event.result
             words = f" ({result.error})" if result.error else ""
             self._attempt.say(1, f"{event.host}: [{result.state}, exit {result.exit}]{words}\n".encode())
+
+    def _let_go(self, host: str) -> None:
+        for stream in _STREAMS:
+            masker = self._maskers.pop((host, stream), None)
+            if masker is not None:
+                self._show(host, stream, masker.flush())
+
+    def _show(self, host: str, stream: str, shown: bytes) -> None:
+        lines = shown.decode("utf-8", "replace").splitlines(keepends=True)
+        text = "".join(f"{host}: {line}" for line in lines)
+        if text and not text.endswith("\n"):
+            text += "\n"
+        self._attempt.say(_STREAMS[stream], text.encode())
 
 
 def outcome_of_run(dispatcher: Dispatcher, reqid: str) -> Outcome | None:

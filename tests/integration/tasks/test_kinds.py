@@ -23,6 +23,13 @@ SCRIPTS = {
     "fail": "#!/bin/sh\necho sorry >&2\nexit 4\n",
     "wait": "#!/bin/sh\necho begun\nsleep 600\n",
     "stdin": "#!/bin/sh\ncat\n",
+    "halves": """#!/bin/sh
+KEY=$(sed 's/.*"KEY": "\\([^"]*\\)".*/\\1/')
+printf %.8s "$KEY"
+sleep 0.6
+echo "${KEY#????????}"
+printf %.8s "$KEY" >&2
+""",
 }
 
 
@@ -121,6 +128,17 @@ def test_secrets_reach_a_script_on_its_standard_input_alone(site: Site) -> None:
     kept = "".join(path.read_text() for path in (site.state / "runs").glob(f"{reqid}*"))
     # what a script prints of it is the script's word, and the record's; the command's own copy is nowhere
     assert kept.count("s3cr3t-for-agents") == 2
+
+
+def test_a_secret_that_comes_in_two_pieces_is_masked(site: Site) -> None:
+    """The name of the host does not come between its halves; half of it alone is none."""
+    task_id = script(
+        site, "halves", kind={"hosts": ["host-a"]}, parameters=[{"name": "KEY", "type": "SECRET"}]
+    )
+    execution = ended(site, start(site, task_id, {"KEY": "s3cr3t-for-agents"}))
+    assert execution["status"] == "SUCCESS"
+    lines = log_of(site, execution["executionId"]).splitlines()
+    assert sorted(lines[:2]) == ["host-a: ********", "host-a: s3cr3t-f"]
 
 
 def test_a_run_outlives_the_carrier_of_its_execution(site: Site) -> None:
