@@ -6,7 +6,7 @@ import json
 import re
 
 from ctrl_exec.api.v1.asking import TaskRoute, list_response, page_of, query_of
-from ctrl_exec.common.errors import InvalidInputError, RangeError
+from ctrl_exec.common.errors import BusyError, InvalidInputError, RangeError
 from ctrl_exec.common.routing import Response, json_response
 
 TYPE_CHECKING = False
@@ -108,8 +108,14 @@ def log(asking: Asking) -> Response:
     if query.get("follow", "false") not in ("true", "false"):
         raise InvalidInputError("follow: expected true or false", field="follow")
     if query.get("follow") == "true":
-        events = _events(asking, execution.execution_id, path, _after(asking, query))
-        return Response(200, (("Content-Type", "text/event-stream"),), events)
+        after = _after(asking, query)
+        headers = (("Content-Type", "text/event-stream"), ("X-Accel-Buffering", "no"))
+        if asking.request.method == "HEAD":
+            return Response(200, headers, b"", close=True)
+        if not asking.child.enter_long():
+            raise BusyError("as many requests are long as may be (api_max_long)")
+        events = _events(asking, execution.execution_id, path, after)
+        return Response(200, headers, events, close=True)
     if not log_parts(path):
         return Response(204)
     wanted = asking.request.header("range")

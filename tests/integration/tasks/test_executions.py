@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -241,6 +242,30 @@ def test_a_log_is_kept_as_its_task_wants_it(works: Office) -> None:
     resumed = works.ask("GET", f"{path}?follow=true&after=28").body.decode()
     assert '"line-5\\n"' in resumed
     assert "line-4" not in resumed
+
+
+def test_followers_of_logs_count_as_long(tmp_path: Path) -> None:
+    """However many there are, others are still answered."""
+    own = Office(tmp_path, settings={"api_max_children": 4, "api_max_long": 1})
+    try:
+        own.start_api()
+        execution_id = start(own, command(own, "echo x"))  # nobody carries it: its log never ends
+        path = f"/api/v1/executions/{execution_id}/log?follow=true"
+        headers = {"Authorization": f"Bearer {own.tokens['admin']}"}
+        follower = http.client.HTTPConnection("127.0.0.1", own.api_port, timeout=40)
+        try:
+            follower.request("GET", path, headers=headers)
+            answer = follower.getresponse()  # kept: it holds the connection from now on
+            assert answer.status == 200
+            assert own.ask("HEAD", path).status == 200
+            refused = own.ask("GET", path)
+            assert refused.status == 503
+            assert "api_max_long" in str(refused.json)
+            answer.close()
+        finally:
+            follower.close()
+    finally:
+        own.close()
 
 
 def test_rights_are_those_of_the_role(works: Office) -> None:
