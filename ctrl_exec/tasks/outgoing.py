@@ -8,6 +8,7 @@ variables are not read. Must not know why something is sent.
 from __future__ import annotations
 
 import http.client
+import io
 import ipaddress
 import socket
 import ssl
@@ -20,6 +21,7 @@ from ctrl_exec.common.value import field, value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
 
     Address = ipaddress.IPv4Address | ipaddress.IPv6Address
     Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
 MOST_REDIRECTS = 5
 ANSWER_BYTES = 1 << 16
 _REDIRECTS = (301, 302, 303, 307, 308)
-_TRANSLATED = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+# where in such an address the other one stands is the site's choice: RFC 8215
+_TRANSLATED_HERE = ipaddress.ip_network("64:ff9b:1::/48")
+_SITE_LOCAL = ipaddress.ip_network("fec0::/10")
 _SHARED = ipaddress.ip_network("100.64.0.0/10")
 _THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
 
@@ -90,6 +95,8 @@ def objection(address: Address, allowance: Allowance) -> str:
 
 
 def _is_private(address: Address) -> bool:
+    if any(address in each for each in (_TRANSLATED_HERE, _SITE_LOCAL)):
+        return True
     return address.is_private or address.is_reserved or not address.is_global
 
 
@@ -112,7 +119,7 @@ def _inner(address: Address) -> ipaddress.IPv4Address | None:
         return address.ipv4_mapped
     if address.sixtofour is not None:
         return address.sixtofour
-    if any(address in each for each in _TRANSLATED) or (int(address) >> 32 == 0 and int(address) > 1):
+    if address in _TRANSLATED or (int(address) >> 32 == 0 and int(address) > 1):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return None
 
@@ -168,9 +175,10 @@ def _send_once(
         # connected here, to an address that was judged; http.client only speaks over it
         connection.auto_open = 0
         connection.sock = _connect(scheme, host, port, allowance, deadline)
+        connection.response_class = _within(deadline)
         connection.request(request.method, target, body=request.body, headers=dict(request.headers))
         answer = connection.getresponse()
-        body = _read_within(answer, connection.sock, deadline)
+        body = _beginning_of(answer)
         location = answer.getheader("Location") or ""
         return answer.status, location, body[:ANSWER_BYTES], len(body) > ANSWER_BYTES
     except (OSError, http.client.HTTPException, ValueError, UnicodeError) as error:
@@ -179,16 +187,43 @@ def _send_once(
         connection.close()
 
 
-def _read_within(answer: http.client.HTTPResponse, sock: socket.socket | None, deadline: float) -> bytes:
-    """The beginning of the body; an answer that drips does not outlast the deadline."""
+class _TimelyBytes(io.RawIOBase):
+    """What a socket receives until the deadline: a head that drips does not outlast it either."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock = sock
+        self._bytes = sock.makefile("rb", buffering=0)
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left_s = self._deadline - monotonic()
+        if left_s <= 0:
+            raise TimeoutError("no whole answer in time")
+        self._sock.settimeout(left_s)
+        return self._bytes.readinto(buffer)
+
+    def close(self) -> None:
+        self._bytes.close()
+        super().close()
+
+
+def _within(deadline: float) -> type[http.client.HTTPResponse]:
+    class Answer(http.client.HTTPResponse):
+        def __init__(self, sock: socket.socket, *given: Any, **named: Any) -> None:
+            super().__init__(sock, *given, **named)
+            self.fp.close()
+            self.fp = io.BufferedReader(_TimelyBytes(sock, deadline))
+
+    return Answer
+
+
+def _beginning_of(answer: http.client.HTTPResponse) -> bytes:
     pieces: list[bytes] = []
     size = 0
     while size <= ANSWER_BYTES:
-        left_s = deadline - monotonic()
-        if left_s <= 0:
-            raise TimeoutError("no whole answer in time")
-        if sock is not None and sock.fileno() >= 0:
-            sock.settimeout(left_s)
         piece = answer.read1(ANSWER_BYTES + 1 - size)
         if not piece:
             break

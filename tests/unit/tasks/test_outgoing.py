@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.server
 import ipaddress
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import pytest
@@ -29,7 +31,7 @@ NOTHING = Allowance()
         "127.0.0.1", "127.8.8.8", "::1", "169.254.169.254", "fe80::1", "10.1.2.3", "172.16.0.1", "192.168.1.1",
         "fd00::1", "0.0.0.0", "0.1.2.3", "::", "100.64.0.1", "100.127.255.255", "224.0.0.1", "ff02::1",
         "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a00:1", "2002:7f00:1::",
-        "::127.0.0.1", "240.0.0.1", "255.255.255.255", "192.0.2.1", "2001:db8::1",
+        "64:ff9b:1::808:808", "fec0::1", "::127.0.0.1", "240.0.0.1", "255.255.255.255", "192.0.2.1", "2001:db8::1",
     ],
 )  # fmt: skip
 def test_inner_addresses_are_not_reached(address: str) -> None:
@@ -179,6 +181,31 @@ def test_odd_addresses_are_refused_without_their_secrets(target: str, words: str
     with pytest.raises(OutgoingError, match=words) as caught:
         send(OutgoingRequest("GET", target), NOTHING, timeout_s=20)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("beginning", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_an_answer_that_drips_does_not_outlast_the_time(beginning: bytes) -> None:
+    """Neither its head nor its body, though a byte comes every moment."""
+    is_over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            peer, _ = listener.accept()
+            with peer, suppress(OSError):
+                peer.sendall(beginning)
+                while not is_over.wait(0.05):
+                    peer.sendall(b"a")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            port = listener.getsockname()[1]
+            request = OutgoingRequest("GET", f"http://127.0.0.1:{port}/")
+            with pytest.raises(OutgoingError, match="in time"):
+                send(request, read_allowance([f"127.0.0.1:{port}"]), timeout_s=0.5)
+        finally:
+            is_over.set()
+            thread.join()
 
 
 def test_proxy_variables_are_not_read(
