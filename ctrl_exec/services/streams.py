@@ -85,8 +85,10 @@ class Reading:
         self.has_come = True
         if self._fault:
             return
+        unseen = len(self._buffer)  # a line that drips is not searched anew with each drop
         self._buffer += chunk
-        while (end := self._buffer.find(b"\n")) >= 0:
+        while (end := self._buffer.find(b"\n", unseen)) >= 0:
+            unseen = 0
             line = bytes(memoryview(self._buffer)[: end + 1])
             del self._buffer[: end + 1]
             try:
