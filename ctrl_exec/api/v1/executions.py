@@ -99,7 +99,7 @@ def remove(asking: Asking) -> Response:
 
 def log(asking: Asking) -> Response:
     """`GET /api/v1/executions/{executionId}/log`: text, a range of it, or its events as they come."""
-    from ctrl_exec.tasks.execution_log import log_parts, read_log
+    from ctrl_exec.tasks.execution_log import log_parts
     from ctrl_exec.tasks.execution_requests import find_for_log
 
     query = query_of(asking.request, LOG_KEYS)
@@ -121,29 +121,38 @@ def log(asking: Asking) -> Response:
     wanted = asking.request.header("range")
     if wanted is None:
         return Response(200, (("Content-Type", _TEXT), ("Accept-Ranges", "bytes")), _pieces(path))
-    return _range(b"".join(piece for _, piece in read_log(path)), wanted)
+    return _range(path, wanted)
 
 
-def _pieces(path: str) -> Iterator[bytes]:
+def _pieces(path: str, first: int = 0, last: int | None = None) -> Iterator[bytes]:
+    """The log from its byte `first` to its byte `last`, never all of it in memory."""
     from ctrl_exec.tasks.execution_log import read_log
 
-    return (piece for _, piece in read_log(path))
+    at = 0
+    for _, piece in read_log(path):
+        begins, at = at, at + len(piece)
+        if last is not None and begins > last:
+            return
+        part = piece[max(0, first - begins) : None if last is None else last + 1 - begins]
+        if part:
+            yield part
 
 
-def _range(text: bytes, wanted: str) -> Response:
+def _range(path: str, wanted: str) -> Response:
     """The part that was asked for. Source: RFC 9110 §14."""
     match = _RANGE.fullmatch(wanted.strip())
     headers: tuple[tuple[str, str], ...] = (("Content-Type", _TEXT), ("Accept-Ranges", "bytes"))
     if match is None or match[1] == match[2] == "":  # another unit, several ranges: the whole
-        return Response(200, headers, text)
+        return Response(200, headers, _pieces(path))
+    size = sum(map(len, _pieces(path)))
     if match[1] == "":
-        first, last = max(0, len(text) - int(match[2])), len(text) - 1
+        first, last = max(0, size - int(match[2])), size - 1
     else:
-        first, last = int(match[1]), min(len(text) - 1, int(match[2] or len(text) - 1))
+        first, last = int(match[1]), min(size - 1, int(match[2] or size - 1))
     if first > last:
-        raise RangeError(len(text))
-    headers += (("Content-Range", f"bytes {first}-{last}/{len(text)}"),)
-    return Response(206, headers, text[first : last + 1])
+        raise RangeError(size)
+    headers += (("Content-Range", f"bytes {first}-{last}/{size}"),)
+    return Response(206, headers, _pieces(path, first, last))
 
 
 def _after(asking: Asking, query: dict[str, str]) -> int:
