@@ -24,22 +24,50 @@ _LONGEST_NAME = 200
 
 def sign_in(store: Store, username: str, password: str, source_ip: str) -> User | None:
     """The user, None if name or password are wrong, or the user is off. Raises: ThrottledError."""
-    subjects = {f"address {source_ip}": OF_ADDRESS, f"account {username.lower()[:_LONGEST_NAME]}": OF_ACCOUNT}
-    second = store.clock_ns() // 10**9
-    minute = second // _MINUTE_S
-    for subject, most in subjects.items():
-        row = store.row("SELECT count FROM failures WHERE subject = ? AND minute = ?", (subject, minute))
-        if row is not None and row["count"] >= most:
-            raise ThrottledError("too many failed sign-ins", retry_after_s=_MINUTE_S - second % _MINUTE_S)
+    subjects = {
+        f"address {_network_of(source_ip)}": OF_ADDRESS,
+        f"account {username.lower()[:_LONGEST_NAME]}": OF_ACCOUNT,
+    }
+    minute = _count_one(store, subjects)
     user = find_user_by_name(store, username) if len(username) <= _LONGEST_NAME else None
     is_right = is_password("" if user is None else user.password, password)
-    if user is not None and is_right and user.is_enabled:
-        return user
+    if user is None or not is_right or not user.is_enabled:
+        return None
     with store.writing():
+        for subject in subjects:
+            sql = "UPDATE failures SET count = count - 1 WHERE subject = ? AND minute = ? AND count > 0"
+            store.execute(sql, (subject, minute))
+    return user
+
+
+def _count_one(store: Store, subjects: dict[str, int]) -> int:
+    """Count an attempt as failed before it is judged: many at once get no further than one by one.
+
+    Gives the minute it counts in. Raises: ThrottledError.
+    """
+    second = store.clock_ns() // 10**9
+    minute = second // _MINUTE_S
+    with store.writing():
+        for subject, most in subjects.items():
+            row = store.row("SELECT count FROM failures WHERE subject = ? AND minute = ?", (subject, minute))
+            if row is not None and row["count"] >= most:
+                raise ThrottledError("too many failed sign-ins", retry_after_s=_MINUTE_S - second % _MINUTE_S)
         store.execute("DELETE FROM failures WHERE minute < ?", (minute,))
         for subject in subjects:
             store.execute(
                 "INSERT INTO failures VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1",
                 (subject, minute),
             )
-    return None
+    return minute
+
+
+def _network_of(source_ip: str) -> str:
+    """The address itself, or of IPv6 the network that one who asks has all addresses of."""
+    if ":" not in source_ip:
+        return source_ip
+    import ipaddress
+
+    try:
+        return str(ipaddress.ip_network(f"{source_ip.partition('%')[0]}/64", strict=False))
+    except ValueError:
+        return source_ip
