@@ -143,7 +143,7 @@ COMMANDS = {
             Option(("--script",), "only those of this script", "SCRIPT", completes="script"),
             Option(("--host",), "only those that this agent was in", "HOST", completes="agent"),
             Option(("--user",), "only those of this user", "NAME"),
-            Option(("--since",), "only those begun since: 2h ago, or 2026-01-31T12:00:00Z", "WHEN"),
+            Option(("--since",), "only those begun since: 2h (ago), or 2026-01-31T12:00:00Z", "WHEN"),
             Option(("--limit",), f"so many at once (default {DEFAULT_LIMIT}, at most {MAX_LIMIT})", "COUNT"),
             Option(("--cursor",), "go on where an earlier list ended", "CURSOR"),
             *CREDENTIAL_OPTIONS,

@@ -99,7 +99,8 @@ def verdict(result: HostResult) -> tuple[str, str]:
 
 def shown_exit(result: HostResult) -> str:
     """Give the exit code, or a dash while there is none."""
-    return "-" if result.exit is None else str(result.exit)
+    has_none = result.exit is None or (not result.is_final and not result.error)
+    return "-" if has_none else str(result.exit)
 
 
 def show_text(output: Output, text: str, prefix: str) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PATIENCE_S = 15.0
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 0.5
+_LAST_WORDS_S = 5.0  # from an agent's word that a script has ended to the result
 
 
 @value
@@ -95,13 +96,16 @@ def cancel(
         results.ask_to_cancel(reqid)
         dispatcher.log.info("cancel", reqid=reqid, script=head.script, user=caller.username, via=caller.via)
     pause, pause_s = Pause(interrupt), _FIRST_PAUSE_S
-    deadline = monotonic() + within_s
+    deadline, waits = monotonic() + within_s, True
     while True:
         recovered = None if head.complete else recover_one(dispatcher, reqid)
         record = recovered or results.load(reqid)
         if record is None:
             raise UnknownRunError(reqid)
-        if record.complete or _is_told(record) or monotonic() >= deadline or pause(pause_s):
+        if _is_told(record):
+            deadline = min(deadline, monotonic() + _LAST_WORDS_S)
+            waits = _is_about_to_end(record)
+        if record.complete or not waits or monotonic() >= deadline or pause(pause_s):
             break
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
     if record.complete:
@@ -112,6 +116,12 @@ def cancel(
 def _is_told(record: RunRecord) -> bool:
     known = {each.host for each in record.cancels}
     return all(host in known for host in record.pending)
+
+
+def _is_about_to_end(record: RunRecord) -> bool:
+    """Whether all that is missing is the results of scripts that have ended."""
+    has_ended = {each.host: each.ended for each in record.cancels}
+    return all(has_ended.get(host) for host in record.pending)
 
 
 def _report(record: RunRecord) -> CancelReport:

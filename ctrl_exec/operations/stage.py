@@ -64,7 +64,8 @@ class Stage:
         most = most_failures(batch, len(record.hosts))
         if failures <= most:
             return False
-        self._keeper.cancel(self.unbegun, f"not started: {failures} hosts failed, at most {most} may")
+        hosts = "host" if failures == 1 else "hosts"
+        self._keeper.cancel(self.unbegun, f"not started: {failures} {hosts} failed, at most {most} may")
         self.stop()
         return True
 

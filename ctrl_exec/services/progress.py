@@ -103,7 +103,10 @@ class Progress:
         return True
 
     def add_output(self, host: str, stream: str, text: str, at: int | None) -> None:
-        """Take that so much of a host's output is there."""
+        """Take that so much of a host's output is there: its script has been started."""
+        result = self.results.get(host)
+        if result is not None and result.state == "pending":
+            self.results[host] = replace(result, state="running")
         known = self.received.get((host, stream)) or Received()
         self.received[host, stream] = known.grown(text, at)
 

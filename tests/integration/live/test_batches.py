@@ -52,7 +52,7 @@ def test_it_stops_after_the_batch_with_too_many_failures(
     assert sum(report.batches, ()) == NODES
     assert sum(report.batches[: report.begun], ()) == NODES[:ran]
     for each in report.results[ran:]:
-        assert each.error.startswith(f"not started: {failed} hosts failed, at most ")
+        assert each.error.startswith(f"not started: {failed} host{'s'[: failed > 1]} failed, at most ")
     assert live.status(report.reqid) == report
     assert live.held() == ()
 

@@ -27,10 +27,12 @@ def test_a_running_run_is_cancelled(live: Bench) -> None:
     """Its scripts end, their output stays, the record says so, the locks are free."""
     started = live.run("endless", "silent", "node-00", is_async=True)
     eventually(lambda: live.status(started.reqid).results[0].stdout)
+    assert live.status(started.reqid).results[0].state == "running"
     report = cancelled(live, started.reqid)
-    assert [(each.host, each.ended) for each in report.hosts] == [
-        ("endless", True), ("silent", True), ("node-00", True),
+    assert [(each.host, each.ended, each.state) for each in report.hosts] == [
+        ("endless", True, "cancelled"), ("silent", True, "cancelled"), ("node-00", True, "ok"),
     ]  # fmt: skip
+    assert (report.state, report.complete) == ("cancelled", True)
     done = live.wait_complete(started.reqid)
     assert done.state == "cancelled"
     assert [each.state for each in done.results] == ["cancelled", "cancelled", "ok"]
