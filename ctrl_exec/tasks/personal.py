@@ -70,6 +70,7 @@ def create_personal(
         identity.require_administrator()
     confined = _confined(identity, draft)
     with store.writing():
+        confined = replace(confined, expires_ns=_end_of(store, identity, draft.expires_ns))
         for project_id in confined.project_ids:
             identity.require_role(project_id)
             if store.row("SELECT 1 FROM projects WHERE project_id = ?", (project_id,)) is None:
@@ -91,6 +92,19 @@ def _confined(identity: Identity, draft: Token) -> Token:
         scopes=draft.scopes or identity.scopes,
         project_ids=draft.project_ids or identity.project_ids or (),
     )
+
+
+def _end_of(store: Store, identity: Identity, wanted_ns: int | None) -> int | None:
+    """When a new token ends: no later than the personal one it is asked for with, or got its access by."""
+    sql = """
+    SELECT MIN(expires_ns) AS at FROM tokens WHERE kind = 'personal'
+      AND token_id IN (?, (SELECT family_id FROM tokens WHERE token_id = ?))
+    """
+    row = store.row(sql, (identity.token_id, identity.token_id))
+    most_ns: int | None = None if row is None else row["at"]
+    if most_ns is None or wanted_ns is None:
+        return most_ns if wanted_ns is None else wanted_ns
+    return min(wanted_ns, most_ns)
 
 
 def revoke_personal(store: Store, identity: Identity, token_id: str) -> None:

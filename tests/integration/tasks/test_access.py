@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,23 @@ def test_a_token_is_shown_once_and_never_makes_a_stronger_one(office: Office) ->
     assert office.ask("DELETE", path, by="manager").status == 204
     assert office.ask("GET", "/api/v1/profile", by=value).status == 401
     assert office.ask("DELETE", path, by="manager").status == 404
+
+
+def test_a_token_never_makes_one_that_outlives_it(office: Office) -> None:
+    """Nor does what the token endpoint gave for it."""
+    with office.store() as store:
+        ends_ns = store.clock_ns() + 86_400 * 10**9
+    wanted = {"name": "short", "expirationTs": ends_ns}
+    short = office.ask("POST", "/api/v1/personal-access-tokens", wanted, by="manager").json
+    credentials = {"client_id": short["personalAccessTokenId"], "client_secret": short["token"]}
+    form = urllib.parse.urlencode({"grant_type": "client_credentials", **credentials})
+    access = office.http("POST", "/oauth/token", form.encode()).json["access_token"]
+    for by in (short["token"], access):
+        for asked in (None, ends_ns + 10**9, ends_ns - 10**9):
+            body = {"name": "x", "expirationTs": asked}
+            made = office.ask("POST", "/api/v1/personal-access-tokens", body, by=str(by))
+            assert made.status == 201
+            assert made.json["expirationTs"] == min(ends_ns, asked or ends_ns)
 
 
 def test_only_a_bearer_token_counts(office: Office) -> None:
