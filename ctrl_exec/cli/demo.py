@@ -38,6 +38,7 @@ etc_dir = {home}/etc
 state_dir = {home}/state
 api_port = {api_port}
 api_auth_default = allow
+api_socket = {api_socket}
 pairing_bind = 127.0.0.1
 pairing_port = {pairing_port}
 log_target = stderr
@@ -177,7 +178,10 @@ def set_up(demo: Demo, count: int) -> list[DemoAgent]:
     demo.write(
         demo.conf,
         DISPATCHER_CONF.format(
-            home=f"{demo.home}/dispatcher", api_port=demo.api_port, pairing_port=demo.pairing_port
+            home=f"{demo.home}/dispatcher",
+            api_port=demo.api_port,
+            api_socket=socket_path(demo.home),
+            pairing_port=demo.pairing_port,
         ),
     )
     demo.call("ctrl-exec", "setup-ca")
@@ -195,6 +199,14 @@ def set_up(demo: Demo, count: int) -> list[DemoAgent]:
         demo.write(f"{home}/etc/scripts.conf", SCRIPTS_CONF.format(scripts=f"{demo.home}/scripts"))
         agents.append(agent)
     return agents
+
+
+def socket_path(home: str) -> str:
+    """Where the API listens for the command line; nowhere if the kernel takes no path of that length."""
+    from ctrl_exec.config import SOCKET_PATH_LIMIT_BYTES
+
+    path = f"{home}/api.sock"
+    return path if len(os.fsencode(path)) <= SOCKET_PATH_LIMIT_BYTES else ""
 
 
 def pair(demo: Demo, agents: list[DemoAgent]) -> None:

@@ -25,6 +25,7 @@ class Listener(socket.socket):
     """A non-blocking listening socket."""
 
     plain_family: int = _socket.socket.family  # type: ignore[assignment]  # the number, not its enum
+    path = ""  # of a Unix socket of ours: it was bound under another name
 
     def accept(self) -> tuple[socket.socket, Any]:
         """As in the base class, with sockets of the plain kind that are non-blocking as well.
@@ -137,7 +138,8 @@ def _listen_unix(path: str, group: str, backlog: int) -> Listener:
     _check_unused(path)
     listener = Listener(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     # bound under another name and renamed: nobody can connect before mode and group are right
-    temporary = f"{path}.{os.getpid()}"
+    # (a short one: what the kernel allows is the length of the path)
+    temporary = os.path.join(os.path.dirname(path), f".{os.getpid():x}")
     try:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -147,6 +149,7 @@ def _listen_unix(path: str, group: str, backlog: int) -> Listener:
         os.chmod(temporary, 0o660)
         listener.listen(backlog)
         os.rename(temporary, path)
+        listener.path = path
     except OSError as error:
         listener.close()
         with suppress(OSError):
@@ -183,7 +186,7 @@ def _group_id(group: str) -> int:
 
 def address_of(listener: socket.socket) -> str:
     """`127.0.0.1:7445`, `[::1]:7445`, or the path of a Unix socket."""
-    name = listener.getsockname()
+    name = getattr(listener, "path", "") or listener.getsockname()
     if isinstance(name, tuple):
         return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
     return str(name)

@@ -39,6 +39,7 @@ def test_the_demo_pairs_runs_shows_and_leaves_nothing(tmp_path: Path) -> None:
         assert conf is not None
         tagged = run("ctrl-exec", "--config", conf[1], "--json", "ping", "-t", "number=2")
         assert [each["host"] for each in json.loads(tagged.stdout)["results"]] == ["demo-02"]
+        assert f"over {home[1]}/api.sock" in run("ctrl-exec", "--config", conf[1], "-v", "runs").stderr
         assert demo.stop(signal.SIGINT) == 0
         assert not Path(home[1]).exists()
         left = subprocess.run(["pgrep", "-f", home[1]], capture_output=True, text=True, check=False)
