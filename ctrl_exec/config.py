@@ -265,7 +265,9 @@ class Config(Locations):
         default=True, kind=FLAG, doc="Whether the task layer gives tokens for a name and a password."
     )
     local_user: str = field(
-        default="", kind=USER, doc="Who runs the task layer's local commands; unset: service_user."
+        default="",
+        kind=USER,
+        doc="Local commands are refused unless the scheduler runs as this user; unset: service_user.",
     )
     tasks_max_running: int = field(
         default=32, kind=integer(1, 10_000), doc="Executions of tasks under way at once, over all projects."

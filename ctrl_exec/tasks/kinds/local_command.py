@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ctrl_exec.common.errors import CtrlExecError
+import os
+
+from ctrl_exec.common.errors import ConfigError, CtrlExecError
+from ctrl_exec.common.process import account_of
 from ctrl_exec.tasks import carriage, lifecycle
 from ctrl_exec.tasks.commanding import PATH, SHELL, CommandOrder, find_program, run_command
 from ctrl_exec.tasks.models import FAILED, LocalCommand
@@ -23,6 +26,9 @@ def carry(attempt: Attempt, inherited: Mapping[str, str]) -> Outcome:
     Raises: StorageError if its group or its output can't be kept; nothing of it lives then.
     """
     try:
+        config = attempt.dispatcher.config
+        if config.local_user != config.service_user:
+            _check_user(config.local_user)
         order = order_of(attempt, inherited)
         end = run_command(
             order,
@@ -39,6 +45,15 @@ def carry(attempt: Attempt, inherited: Mapping[str, str]) -> Outcome:
         timed_out_s=attempt.timeout_s if end.timed_out else None,
         is_aborted=end.was_ended,
     )
+
+
+def _check_user(name: str) -> None:
+    """Commands are executed here as who we are: one who was to have less must not get more.
+
+    Raises: ConfigError.
+    """
+    if account_of(name, "")[0] != os.geteuid():
+        raise ConfigError(f"local_user: the scheduler does not run as {name}")
 
 
 def order_of(attempt: Attempt, inherited: Mapping[str, str]) -> CommandOrder:

@@ -244,6 +244,20 @@ def test_a_log_is_kept_as_its_task_wants_it(works: Office) -> None:
     assert "line-4" not in resumed
 
 
+def test_a_command_is_not_executed_as_another_than_local_user(tmp_path: Path) -> None:
+    """Who configured an account with fewer rights does not get the scheduler's instead."""
+    own = Office(tmp_path, settings={"local_user": "nobody" if os.geteuid() == 0 else "root"})
+    try:
+        own.start_api()
+        own.start_scheduler()
+        execution = ended(own, start(own, command(own, f"touch {tmp_path}/done")))
+        assert execution["status"] == "FAILED"
+        assert "local_user" in execution["reason"]
+        assert not (tmp_path / "done").exists()
+    finally:
+        own.close()
+
+
 def test_followers_of_logs_count_as_long(tmp_path: Path) -> None:
     """However many there are, others are still answered."""
     own = Office(tmp_path, settings={"api_max_children": 4, "api_max_long": 1})
