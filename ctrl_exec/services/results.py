@@ -40,6 +40,7 @@ _LINE_LIMIT_BYTES = 1 << 30
 _STALE_AFTER_S = 3600
 _SUFFIXES = (".json", ".events", ".cancel", ".lock")
 _FEW = 1000
+_SMALL_BYTES = 1 << 20  # a record that is read for what little it says more
 """Up to so many records are purged without a look at what files there are."""
 
 
@@ -191,16 +192,26 @@ class ResultStore:
             return None
         fds = [lock_fd]
         try:
-            record = self._read(reqid)
-            if record is not None and not record.complete:
-                return self._open_again(record, fds)
-            if record is not None:
-                remove_traces(self._directory, reqid, keeps_log=not record.places)
+            head = self.head(reqid)
+            if head is not None and head.complete and self._is_large(reqid):
+                # finished meanwhile: what its hosts said, perhaps a gigabyte, is of no concern here
+                remove_traces(self._directory, reqid, keeps_log=True)
+            else:
+                record = self._read(reqid)
+                if record is not None and not record.complete:
+                    return self._open_again(record, fds)
+                if record is not None:
+                    remove_traces(self._directory, reqid, keeps_log=not record.places)
         except BaseException:
             _close(fds)
             raise
         _close(fds)
         return None
+
+    def _is_large(self, reqid: str) -> bool:
+        with suppress(FileNotFoundError):
+            return os.stat(self._path(reqid, ".json")).st_size > _SMALL_BYTES
+        return False
 
     def _open_again(self, record: RunRecord, fds: list[int]) -> RunJournal:
         path = self._path(record.reqid, ".events")

@@ -201,6 +201,21 @@ def test_one_adopts(store: ResultStore) -> None:
     assert loaded.complete
 
 
+def test_what_is_finished_is_not_read_to_be_found_so(store: ResultStore, runs: Path) -> None:
+    """A watcher that comes to its end late must not hold a gigabyte of output to learn that it is over."""
+    record = record_of()
+    journal = store.begin(record)
+    for host in HOSTS:
+        journal.note(done(record, host, stdout="x" * 500_000))
+    journal.finish("completed", 2000)
+    path = runs / f"{record.reqid}.json"
+    path.write_bytes(path.read_bytes()[:-40])  # whoever reads its results sees that they are torn
+    assert store.adopt(record.reqid) is None
+    with pytest.raises(StorageError):
+        store.load(record.reqid)
+    assert f"{record.reqid}.lock" not in names(runs)
+
+
 def test_the_carriers_death_is_seen(store: ResultStore) -> None:
     """While the carrier lives nobody adopts; after kill -9 anybody may, and finds what was noted."""
     record = record_of()
