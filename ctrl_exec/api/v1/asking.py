@@ -120,18 +120,6 @@ def body_of(request: Request, route: TaskRoute) -> dict[str, Any]:
     return parse_object(request.body)
 
 
-def query_of(request: Request, allowed: tuple[str, ...]) -> dict[str, str]:
-    """The query's parameters. Raises: InvalidInputError for an unknown one, or one given twice."""
-    found: dict[str, str] = {}
-    for name, content in request.query:
-        if name not in allowed:
-            raise InvalidInputError(f"unknown parameter {ascii(name)[:80]}", field=name[:80])
-        if name in found:
-            raise InvalidInputError(f"{name}: given twice", field=name)
-        found[name] = content
-    return found
-
-
 PAGE_KEYS = ("limit", "cursor")
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 
-from ctrl_exec.api.v1.asking import TaskRoute, list_response, page_of, query_of
+from ctrl_exec.api.inquiry import query_of
+from ctrl_exec.api.v1.asking import TaskRoute, list_response, page_of
 from ctrl_exec.common.errors import BusyError, InvalidInputError, RangeError
 from ctrl_exec.common.routing import Response, json_response
 

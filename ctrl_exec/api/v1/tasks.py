@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ctrl_exec.api.v1.asking import etag, list_response, page_of, query_of, wanted_versions
+from ctrl_exec.api.inquiry import query_of
+from ctrl_exec.api.v1.asking import etag, list_response, page_of, wanted_versions
 from ctrl_exec.common.errors import InvalidInputError
 from ctrl_exec.common.routing import Response, json_response
 

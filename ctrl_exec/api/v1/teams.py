@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ctrl_exec.api.v1.asking import PAGE_KEYS, list_response, page_of, query_of
+from ctrl_exec.api.inquiry import query_of
+from ctrl_exec.api.v1.asking import PAGE_KEYS, list_response, page_of
 from ctrl_exec.common.routing import Response, json_response
 
 TYPE_CHECKING = False

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ctrl_exec.api import access
-from ctrl_exec.api.v1.asking import list_response, page_of, query_of
+from ctrl_exec.api.inquiry import query_of
+from ctrl_exec.api.v1.asking import list_response, page_of
 from ctrl_exec.common.routing import Response, json_response
 from ctrl_exec.services.authority import Caller
 
