@@ -225,8 +225,7 @@ def _events_of(line: bytes, place: int) -> Iterator[RunEvent]:
         elif "result" in event:
             result = HostResult.from_json(event["result"])
             if result.is_final:
-                note = text_of(event, "note", "")
-                yield from _of_result(result, place, {"note": note} if note else {})
+                yield from _of_result(result, place)
         elif "batch" in event:
             yield RunEvent(place, "batch", facts=event)
         elif "cancel" in event:
@@ -241,12 +240,10 @@ def _events_of(line: bytes, place: int) -> Iterator[RunEvent]:
             yield RunEvent(place - len(line), "end", facts=facts)
 
 
-def _of_result(result: HostResult, place: int, facts: dict[str, Any] | None = None) -> Iterator[RunEvent]:
+def _of_result(result: HostResult, place: int) -> Iterator[RunEvent]:
     """A result's own output, then that it ended; all within the last three bytes of its line."""
     for back, stream in ((2, "stdout"), (1, "stderr")):
         text = getattr(result, stream)
         if text:
             yield RunEvent(place - back, stream, result.host, text)
-    yield RunEvent(
-        place, "exit", result.host, result=replace(result, stdout="", stderr=""), facts=facts or {}
-    )
+    yield RunEvent(place, "exit", result.host, result=replace(result, stdout="", stderr=""))
