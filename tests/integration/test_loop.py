@@ -163,32 +163,34 @@ def test_no_descriptor_at_all_is_a_failure_of_the_call(agents: Fleet, context: s
     assert in_child_with(hard, hard, work())
 
 
+def serve_slowly(listener: socket.socket, context: ssl.SSLContext) -> None:
+    """Answer one connection after the other, twenty a second at most, for good."""
+    pace = threading.Event()
+    while True:
+        pace.wait(0.05)
+        plain, _ = listener.accept()
+        with contextlib.suppress(OSError), tls.wrap(context, plain, server_side=True) as sock:
+            sock.recv(8192)
+            sock.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+            sock.unwrap()
+
+
 @pytest.fixture
 def slow_peers(agents: Fleet) -> Iterator[int]:
-    """The port of peers that share one slow machine: twenty handshakes a second, one after the other."""
+    """The port of peers that share one slow machine: a process of its own, as our descriptors are counted."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(agents.leaves["host-0001"].pem)
-    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-
-    def serve() -> None:
-        pace = threading.Event()
-        while True:
-            pace.wait(0.05)
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        port: int = listener.getsockname()[1]
+        pid = os.fork()
+        if pid == 0:
             try:
-                plain, _ = listener.accept()
-            except OSError:
-                return
-            with contextlib.suppress(OSError), tls.wrap(context, plain, server_side=True) as sock:
-                sock.recv(8192)
-                sock.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
-                sock.unwrap()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    yield listener.getsockname()[1]
-    listener.shutdown(socket.SHUT_RDWR)
-    listener.close()
-    thread.join(20)
+                serve_slowly(listener, context)
+            finally:
+                os._exit(1)
+    yield port
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 @pytest.mark.long
