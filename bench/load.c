@@ -37,7 +37,7 @@ static char request[ROOM], scratch[ROOM * 4];
 static size_t request_bytes;
 static int keep_alive, loop, is_over, in_flight;
 static struct sockaddr_in address;
-static long done, failed;
+static long done, failed, most;
 static char last_failure[64] = "";
 static float *latency_us;
 static long latency_room;
@@ -59,6 +59,7 @@ static void begin(struct slot *s)
 {
     s->sent = s->got = s->need = 0;
     s->began = now();
+    in_flight++;
     if (s->fd >= 0) {
         watch(s, EPOLL_CTL_MOD, EPOLLOUT);
         return;
@@ -82,6 +83,7 @@ static void again(struct slot *s, int is_good)
         in_flight--;
         return;
     }
+    in_flight--;
     if (is_good) {
         if (done < latency_room)
             latency_us[done] = (now() - s->began) * 1e6;
@@ -93,7 +95,10 @@ static void again(struct slot *s, int is_good)
         close(s->fd);
         s->fd = -1;
     }
-    begin(s);
+    if (done + in_flight < most) /* none is begun that would not be counted, and yet awaited */
+        begin(s);
+    else if (s->fd >= 0)
+        close(s->fd);
 }
 
 /* What the head says, once it is whole: 1 known, 0 more to come, -1 it is none. */
@@ -172,7 +177,8 @@ int main(int argc, char **argv)
         return 2;
     int concurrency = atoi(argv[3]);
     double seconds = atof(argv[4]);
-    long most = atol(argv[5]), most_failed = most < 100000 ? most : 100000;
+    most = atol(argv[5]);
+    long most_failed = most < 100000 ? most : 100000;
     keep_alive = atoi(argv[6]);
     FILE *file = fopen(argv[7], "r");
     if (!file)
@@ -198,7 +204,6 @@ int main(int argc, char **argv)
     }
     double took = now() - start;
     is_over = 1;
-    in_flight = concurrency;
     while (in_flight && now() < start + took + 10) {
         int count = epoll_wait(loop, ready, 256, 100);
         for (int i = 0; i < count; i++)
