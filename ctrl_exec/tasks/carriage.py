@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 
 from ctrl_exec.common import files
+from ctrl_exec.common.errors import NotFoundError
 from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import value
 from ctrl_exec.tasks import lifecycle, news
@@ -53,11 +54,14 @@ class ExecutionFiles:
     def hold(self, execution_id: str) -> int | None:
         """A descriptor that makes this process its carrier; None if another one is. Raises: StorageError."""
         files.make_dirs(self.directory, 0o750)
-        fd = files.open_lock(self.lock_path(execution_id), _MODE)
-        if files.try_lock(fd):
-            return fd
-        os.close(fd)
-        return None
+        while True:
+            fd = files.open_lock(self.lock_path(execution_id), _MODE)
+            if not files.try_lock(fd):
+                os.close(fd)
+                return None
+            if os.fstat(fd).st_nlink:
+                return fd
+            os.close(fd)  # whoever held it let it go between the two: this file is nobody's any more
 
     def release(self, execution_id: str, fd: int) -> None:
         """Let it go; the lock file goes first, for nobody else may take it then."""
@@ -165,11 +169,35 @@ def abort(store: Store, execution_id: str) -> str:
 
 def carried(store: Store) -> tuple[Execution, ...]:
     """All that somebody has claimed and that are not over."""
+    # the states by name, as the index on those that are not over has them
     sql = """
     SELECT execution_id FROM executions
-    WHERE status IN ('RUNNING', 'ABORTING') OR (status = 'PENDING' AND claimer IS NOT NULL)
+    WHERE status IN ('PENDING', 'RUNNING', 'ABORTING') AND (status != 'PENDING' OR claimer IS NOT NULL)
     """
-    return tuple(find_execution(store, row["execution_id"]) for row in store.rows(sql))
+    found = (find_carried(store, row["execution_id"]) for row in store.rows(sql))
+    return tuple(each for each in found if each is not None)
+
+
+def find_carried(store: Store, execution_id: str) -> Execution | None:
+    """The execution if somebody has claimed it and it is not over; it may be removed by now."""
+    try:
+        found = find_execution(store, execution_id)
+    except NotFoundError:
+        return None
+    is_claimed = found.status == PENDING and found.claimer is not None
+    return found if is_claimed or found.status in (RUNNING, ABORTING) else None
+
+
+def new_claimer() -> str:
+    """A name for one claim of this process: its number, its start, and what makes it the only one."""
+    return f"{os.getpid()}-{started_at(os.getpid())}-{os.urandom(8).hex()}"
+
+
+def is_gone(claimer: str) -> bool:
+    """Whether the process that made the claim is known to live no more."""
+    pid, _, rest = claimer.partition("-")
+    started = rest.partition("-")[0]
+    return pid.isdecimal() and started.isdecimal() and started_at(int(pid)) != int(started)
 
 
 def started_at(pid: int) -> int:

@@ -63,7 +63,8 @@ def carry(parts: CarrierParts, execution_id: str, claimer: str) -> bool:
     Raises: StorageError if not even its end could be written: recovery finds it.
     """
     held = parts.files.hold(execution_id)
-    if held is None:
+    if held is None:  # recovery looks at it, or one whose claim was given back has not gone yet
+        carriage.give_back(parts.store, execution_id, claimer)
         return False
     try:
         if not carriage.begin(parts.store, execution_id, claimer):

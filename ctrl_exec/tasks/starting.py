@@ -119,25 +119,31 @@ def recover(
     the runs it owned, else LOST.
     """
     lost, given_back = [], []
-    for execution in carriage.carried(store):
-        if execution.status == PENDING and _is_fresh(store, execution):
+    for known in carriage.carried(store):
+        if known.status == PENDING and _is_fresh(store, known):
             continue
-        held = files.hold(execution.execution_id)
+        held = files.hold(known.execution_id)
         if held is None:
             continue
         try:
+            # it may have begun, and died, since we looked: only now does nobody but us change it
+            execution = carriage.find_carried(store, known.execution_id)
+            if execution is None:
+                continue
             if execution.status == PENDING:
                 if carriage.give_back(store, execution.execution_id, execution.claimer or ""):
                     given_back.append(execution.execution_id)
             elif _end_cut_off(store, execution, end_group, outcome_of):
                 lost.append(execution.execution_id)
         finally:
-            files.release(execution.execution_id, held)
+            files.release(known.execution_id, held)
     return Recovered(tuple(lost), tuple(given_back))
 
 
 def _is_fresh(store: Store, execution: Execution) -> bool:
-    return store.clock_ns() - (execution.claimed_ns or 0) < CLAIM_GRACE_NS
+    """Whether a carrier may still come to life. A claim of the future is of a clock that was wrong."""
+    age_ns = store.clock_ns() - (execution.claimed_ns or 0)
+    return 0 <= age_ns < CLAIM_GRACE_NS and not carriage.is_gone(execution.claimer or "")
 
 
 def _end_cut_off(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -115,3 +116,41 @@ def test_a_carried_execution_is_held_by_one_process(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "executions") == []
     with pytest.raises(ValueError, match="no execution's id"):
         held.log_path("../../etc/passwd")
+
+
+def hold_in_turn(directory: str, execution_id: str, turns: int) -> None:
+    """Hold it again and again; a file that only its holder makes and removes tells whether we are alone."""
+    held = ExecutionFiles(directory)
+    mark = f"{directory}/alone"
+    while turns:
+        fd = held.hold(execution_id)
+        if fd is None:
+            continue
+        os.close(os.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        os.unlink(mark)
+        held.release(execution_id, fd)
+        turns -= 1
+
+
+def test_nobody_holds_a_lock_file_that_was_taken_away(tmp_path: Path) -> None:
+    """A file that its holder unlinks between another's open and lock is held by nobody."""
+    context = multiprocessing.get_context("fork")
+    words = (str(tmp_path), "01J8ZWXQ1572KC6XGE7T74PT4P", 200)
+    crowd = [context.Process(target=hold_in_turn, args=words) for _ in range(4)]
+    for each in crowd:
+        each.start()
+    for each in crowd:
+        each.join(60)
+    assert [each.exitcode for each in crowd] == [0] * 4
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_claimer_is_gone_with_its_process() -> None:
+    """Also when its number is another's by now; of a name that says nothing, nothing is known."""
+    own = carriage.new_claimer()
+    assert not carriage.is_gone(own)
+    pid, started, rest = own.split("-")
+    assert carriage.is_gone(f"{pid}-{int(started) + 1}-{rest}")
+    assert carriage.is_gone(f"4194305-{started}-{rest}")
+    assert not carriage.is_gone("somebody")
+    assert carriage.new_claimer() != own

@@ -98,6 +98,44 @@ def test_what_was_claimed_and_never_begun_is_started_again(
     assert claim_next(store, "me", max_running=1) == execution_id
 
 
+def test_a_claim_whose_process_is_dead_or_of_the_future_is_given_back_at_once(
+    store: Store, clock: Clock, tmp_path: Path
+) -> None:
+    """Nothing will come of the one, and the clock was wrong when the other was made."""
+    files = ExecutionFiles(str(tmp_path / "executions"))
+    execution_id = request_execution(store, Start(add_task(store))).execution_id
+    dead = process.fork_child(lambda: 0)
+    claim(store, execution_id, f"{dead}-{carriage.started_at(dead)}-0")
+    assert process.wait_status(dead) == (0, 0)
+    assert recover(store, files, end_group=end_group_here).given_back == (execution_id,)
+    claim(store, execution_id, carriage.new_claimer())
+    assert recover(store, files, end_group=end_group_here).given_back == ()
+    clock.now_ns -= 3600 * NS
+    assert recover(store, files, end_group=end_group_here).given_back == (execution_id,)
+
+
+def test_what_changed_while_others_were_recovered_is_judged_anew(store: Store, tmp_path: Path) -> None:
+    """Begun and cut off after the look: its group is ended all the same. Removed since: passed over."""
+    files = ExecutionFiles(str(tmp_path / "executions"))
+    add_task(store, "CONCURRENCY")
+    made = [request_execution(store, Start(TASK)).execution_id for _ in range(3)]
+    for each in made:
+        claim(store, each, "dead")
+        carriage.begin(store, each, "dead")
+    carriage.note_group(store, made[0], 1001, 1)
+    ended = []
+
+    def end_group(pid: int, _started: int) -> bool:
+        ended.append(pid)
+        if pid == 1001:
+            carriage.note_group(store, made[1], 1002, 1)
+            store.execute("DELETE FROM executions WHERE execution_id = ?", (made[2],))
+        return True
+
+    assert recover(store, files, end_group=end_group).lost == tuple(made[:2])
+    assert ended == [1001, 1002]
+
+
 def test_a_carrier_that_was_killed_leaves_nothing_running(store: Store, tmp_path: Path) -> None:
     """Its command's group is ended first; then the execution is LOST."""
     files = ExecutionFiles(str(tmp_path / "executions"))
