@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ctrl_exec.common.routing import Request
 
 _HEADER = "idempotency-key"
+REPLAYED = (("Idempotent-Replayed", "true"),)
+"""The field of an answer that an earlier request got first."""
 
 
 def once_of(request: Request, document: dict[str, Any]) -> Once:

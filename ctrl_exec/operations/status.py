@@ -7,7 +7,7 @@ minute, takes it over, asks the agents, and completes it or says `interrupted` w
 from __future__ import annotations
 
 from ctrl_exec.common.errors import StorageError, UnknownRunError
-from ctrl_exec.common.names import check_reqid
+from ctrl_exec.common.names import REQID, check_reqid
 from ctrl_exec.common.value import value
 from ctrl_exec.operations.carrier import Carrier
 from ctrl_exec.operations.report import RunReport, report_of
@@ -158,7 +158,8 @@ def purge(dispatcher: Dispatcher) -> int:
     """
     results, keys = dispatcher.results, dispatcher.idempotency_keys
     # a key whose claimant died must know that it began something before the record of that is gone
-    keys.settle_all(lambda reqid: results.head(reqid) is not None)
+    # (other keys stand for executions of tasks)
+    keys.settle_all(lambda known: bool(REQID.fullmatch(known)) and results.head(known) is not None)
     count = results.purge(dispatcher.clock())
     dispatcher.log.info("purge", runs=count, keys=keys.purge())
     return count

@@ -13,7 +13,7 @@ from ctrl_exec.common.process import detach
 from ctrl_exec.common.suppression import suppress
 from ctrl_exec.scheduler.news import News
 from ctrl_exec.tasks import starting
-from ctrl_exec.tasks.carriage import ExecutionFiles, give_back, new_claimer
+from ctrl_exec.tasks.carriage import ExecutionFiles, give_back, started_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Executions:
         count = 0
         most = self._dispatcher.config.tasks_max_running
         while True:
-            claimer = new_claimer()
+            claimer = f"{os.getpid()}-{started_at(os.getpid())}-{os.urandom(8).hex()}"
             execution_id = starting.claim_next(self._store, claimer, max_running=most)
             if execution_id is None:
                 return count
@@ -120,8 +120,10 @@ class Executions:
 
     def purge(self) -> None:
         """Remove what is old. Raises: StorageError."""
+        from ctrl_exec.tasks.once import settle_keys
         from ctrl_exec.tasks.purge import purge
 
+        settle_keys(self._store, self._dispatcher.idempotency_keys)
         days = -(-self._dispatcher.config.tasks_retention // DAY_S)
         found = purge(self._store, self._files, days)
         if found.executions or found.files or found.tokens:

@@ -146,7 +146,7 @@ class IdempotencyKeys:
         """
         if not _IDENTITY.fullmatch(identity):
             raise InvalidInputError("identity: expected 1 to 64 letters, digits, '_' or '-'")
-        entry = _Entry(False, self._clock(), identity, hashlib.sha256(use.body).hexdigest())
+        entry = _Entry(False, self._clock(), identity, self._digest_of(use))
         path = os.path.join(self._directory, self._name_of(use))
         pause_s = _FIRST_PAUSE_S
         while True:
@@ -201,6 +201,10 @@ class IdempotencyKeys:
         # each with its length: no two uses may run into one text
         text = "".join(f"{len(part)}:{part}" for part in parts).encode("utf-8", "surrogatepass")
         return hmac.new(self._secret(), text, hashlib.sha256).hexdigest()
+
+    def _digest_of(self, use: KeyUse) -> str:
+        # keyed like the name: a body may hold a short secret, which must not be tried out against it
+        return hmac.new(self._secret(), use.body, hashlib.sha256).hexdigest()
 
     def _secret(self) -> bytes:
         """What the names are keyed with, made at the first use. Raises: StorageError."""

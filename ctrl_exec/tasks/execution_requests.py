@@ -47,8 +47,17 @@ START_KEYS = ("taskId", "parameterMap")
 MASKED = "********"
 
 
-def start(store: Store, identity: Identity, document: dict[str, Any], seal: Seal) -> Execution:
+def start(
+    store: Store,
+    identity: Identity,
+    document: dict[str, Any],
+    seal: Seal,
+    *,
+    made: tuple[str, int] | None = None,
+) -> Execution:
     """Have a task executed as the document says; `seal` encrypts the values of SECRET parameters.
+
+    `made`: the execution's id and its time, where they are known already.
 
     Raises: InvalidFieldsError naming each wrong parameter; NotFoundError; DeniedError; ConflictError
     where the task is off or its policy refuses.
@@ -59,7 +68,8 @@ def start(store: Store, identity: Identity, document: dict[str, Any], seal: Seal
     form.finish()
     task = find_task(store, identity, task_id, EXECUTOR)
     values = complete(task.parameters, overrides)
-    return _request(store, identity, task, values, Start(task_id=task_id, user_id=identity.user_id), seal)
+    wanted = Start(task_id=task_id, user_id=identity.user_id, made=made)
+    return _request(store, identity, task, values, wanted, seal)
 
 
 def _request(
@@ -81,6 +91,7 @@ def _request(
                 sealed=seal(secret) if secret else None,
                 retry_of=wanted.retry_of,
                 parent_id=wanted.parent_id,
+                made=wanted.made,
             ),
         )
         act = ("start", "execution", execution.execution_id)

@@ -47,7 +47,8 @@ class PolicyError(ConflictError):
 class Start:
     """What is asked for when a task is to be executed.
 
-    `sealed` holds values of SECRET parameters, encrypted; it is never part of an `Execution`.
+    `sealed` holds values of SECRET parameters, encrypted; it is never part of an `Execution`. `made` are
+    its id and the time of that, where they were needed before.
     """
 
     task_id: str
@@ -59,6 +60,7 @@ class Start:
     retry_of: str | None = None
     attempt: int = 1
     not_before_ns: int | None = None
+    made: tuple[str, int] | None = None
 
 
 @value
@@ -132,13 +134,14 @@ def request_execution(store: Store, start: Start) -> Execution:
     with store.writing():
         task = _task_row(store, start.task_id)
         _apply_policy(store, task, now_ns)
+        execution_id, created_ns = start.made or (new_ulid(now_ns), now_ns)
         execution = Execution(
-            execution_id=new_ulid(now_ns),
+            execution_id=execution_id,
             task_id=start.task_id,
             project_id=task["project_id"],
             trigger=start.trigger,
             user_id=start.user_id,
-            created_ns=now_ns,
+            created_ns=created_ns,
             updated_ns=now_ns,
             parameter_map=start.parameter_map or {},
             attempt=start.attempt,

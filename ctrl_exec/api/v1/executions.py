@@ -12,10 +12,11 @@ from ctrl_exec.common.routing import Response, json_response
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from ctrl_exec.api.v1.asking import Asking
+    from ctrl_exec.services.idempotency import Claim
     from ctrl_exec.tasks.models import Execution
 
 LIST_KEYS = ("taskId", "status", "from", "to", "limit", "cursor")
@@ -31,9 +32,33 @@ def create(asking: Asking) -> Response:
     """`POST /api/v1/executions`."""
     from ctrl_exec.tasks.execution_requests import start
 
-    execution = start(asking.store, asking.identity, asking.document, asking.seal)
+    if asking.request.header("idempotency-key") is not None:
+        return _create_once(asking)
+    return _created(asking, start(asking.store, asking.identity, asking.document, asking.seal))
+
+
+def _create_once(asking: Asking) -> Response:
+    """As `create`, however often a request with that key comes."""
+    from ctrl_exec.api.once import REPLAYED, once_of
+    from ctrl_exec.operations.carrier import Pause
+    from ctrl_exec.services.idempotency import KeyUse
+    from ctrl_exec.tasks.once import start_once
+
+    once = once_of(asking.request, asking.document)
+    # the user's, not the token's: an hour later the same client may have another access token
+    use = KeyUse(once.key, asking.identity.user_id, "", once.method, once.path, once.body)
+    keys = asking.dispatcher.idempotency_keys
+
+    def claim(execution_id: str, exists: Callable[[str], bool]) -> Claim:
+        return keys.claim(use, execution_id, exists=exists, wait=Pause(asking.interrupt))
+
+    execution, is_known = start_once(asking.store, asking.identity, asking.document, asking.seal, claim)
+    return _created(asking, execution, REPLAYED if is_known else ())
+
+
+def _created(asking: Asking, execution: Execution, headers: tuple[tuple[str, str], ...] = ()) -> Response:
     location = ("Location", f"/api/v1/executions/{execution.execution_id}")
-    return _response(asking, 201, execution, (location,))
+    return _response(asking, 201, execution, (location, *headers))
 
 
 def index(asking: Asking) -> Response:
@@ -85,9 +110,7 @@ def retry(asking: Asking) -> Response:
     """`POST /api/v1/executions/{executionId}/retry`."""
     from ctrl_exec.tasks.execution_requests import retry as start_again
 
-    execution = start_again(asking.store, asking.identity, _id(asking), asking.seal)
-    location = ("Location", f"/api/v1/executions/{execution.execution_id}")
-    return _response(asking, 201, execution, (location,))
+    return _created(asking, start_again(asking.store, asking.identity, _id(asking), asking.seal))
 
 
 def remove(asking: Asking) -> Response:
