@@ -13,7 +13,7 @@ from ctrl_exec.common.process import detach
 from ctrl_exec.common.suppression import suppress
 from ctrl_exec.scheduler.news import News
 from ctrl_exec.tasks import starting
-from ctrl_exec.tasks.carriage import ExecutionFiles, give_back, started_at
+from ctrl_exec.tasks.carriage import ExecutionFiles, give_back, new_claimer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Executions:
         count = 0
         most = self._dispatcher.config.tasks_max_running
         while True:
-            claimer = f"{os.getpid()}-{started_at(os.getpid())}-{os.urandom(8).hex()}"
+            claimer = new_claimer()
             execution_id = starting.claim_next(self._store, claimer, max_running=most)
             if execution_id is None:
                 return count
