@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _TEMPORARY = ".tmp-"
+_READ_BYTES = 1 << 16
 
 
 def write_atomic(
@@ -125,18 +126,27 @@ def read_bounded(path: str, limit_bytes: int, *, dir_fd: int | None = None, foll
             raise StorageError("not a regular file", path=path)
         if about.st_size > limit_bytes:
             raise StorageError(f"larger than {limit_bytes} bytes", path=path)
-        chunks = []
-        left = limit_bytes + 1
-        while left > 0 and (chunk := os.read(fd, min(left, 1 << 20))):
-            chunks.append(chunk)
-            left -= len(chunk)
-        if left <= 0:
-            raise StorageError(f"larger than {limit_bytes} bytes", path=path)
-        return b"".join(chunks)
+        # room for what there is and a byte more: fewer came, and it was all (/proc says 0 of its files)
+        chunk = os.read(fd, about.st_size + 1) if about.st_size else b""
+        if about.st_size and len(chunk) <= about.st_size:
+            return chunk
+        return _read_on(fd, chunk, limit_bytes, path)
     except OSError as error:
         raise StorageError(error.strerror or str(error), path=path) from error
     finally:
         os.close(fd)
+
+
+def _read_on(fd: int, begun: bytes, limit_bytes: int, path: str) -> bytes:
+    """What was read, with the rest of a file that grows or has no size."""
+    chunks = [begun]
+    left = limit_bytes + 1 - len(begun)
+    while left > 0 and (chunk := os.read(fd, min(left, _READ_BYTES))):
+        chunks.append(chunk)
+        left -= len(chunk)
+    if left <= 0:
+        raise StorageError(f"larger than {limit_bytes} bytes", path=path)
+    return b"".join(chunks)
 
 
 def _open_reason(error: OSError) -> str:
@@ -157,7 +167,7 @@ def read_json(path: str, limit_bytes: int = 1 << 20, *, follow: bool = False) ->
     except FileNotFoundError:
         return None
     try:
-        return json.loads(content)
+        return json.loads(content.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise StorageError(f"is not JSON ({error})", path=path) from error
 

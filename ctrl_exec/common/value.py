@@ -75,15 +75,30 @@ def field(
 
 
 def _init(self: Any, *positional: Any, **named: Any) -> None:
-    cls = type(self)
+    cls = self.__class__
     names: tuple[str, ...] = cls.__value_names__
     # not by __setattr__, and no look at the fields: in a forked child each object looked at is memory
     content: dict[str, Any] = self.__dict__
-    content.update(zip(names, positional, strict=False))
-    if len(positional) != len(names) or named:
-        _init_rest(cls, content, positional, named)
+    if named or len(positional) != len(names):
+        content.update(cls.__value_constants__)
+        content.update(zip(names, positional, strict=False))
+        content.update(named)
+        if len(content) != len(names) or not _is_each_once(cls, positional, named):
+            content.clear()
+            content.update(zip(names, positional, strict=False))
+            _init_rest(cls, content, positional, named)
+    else:
+        content.update(zip(names, positional, strict=True))
     if cls.__value_is_checked__:
         self.__post_init__()
+
+
+def _is_each_once(cls: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    """Whether what was given by name are fields, and none of those that were given by position."""
+    names: tuple[str, ...] = cls.__value_names__
+    if len(positional) > len(names) or not cls.__value_known__.issuperset(named):
+        return False
+    return not positional or named.keys().isdisjoint(names[: len(positional)])
 
 
 def _init_rest(cls: Any, content: dict[str, Any], positional: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -149,7 +164,11 @@ def value(cls: type[T]) -> type[T]:
     made: Any = cls
     made.__value_fields__ = tuple(found.values())
     made.__value_names__ = tuple(found)
-    made.__value_defaults__ = tuple((each.name, _default(each)) for each in found.values())
+    made.__value_known__ = frozenset(found)
+    made.__value_defaults__ = defaults = tuple((each.name, _default(each)) for each in found.values())
+    made.__value_constants__ = {
+        name: default for name, default in defaults if default.__class__ is not _Unset
+    }
     made.__value_is_checked__ = hasattr(made, "__post_init__")
     made.__init__ = _init
     made.__setattr__ = _refuse_set
@@ -186,8 +205,19 @@ def fields(cls: Any) -> tuple[Field, ...]:
 
 def replace(original: T, /, **changes: Any) -> T:
     """A copy of the value with some fields changed; checked like any new one."""
-    current = {each.name: getattr(original, each.name) for each in fields(original)}
-    return type(original)(**(current | changes))
+    cls: Any = original.__class__
+    made = cls.__new__(cls)
+    content: dict[str, Any] = made.__dict__
+    content.update(original.__dict__)
+    content.update(changes)
+    if len(content) != len(cls.__value_names__):
+        raise TypeError(
+            f"{cls.__name__} has no field: {', '.join(sorted(changes.keys() - cls.__value_known__))}"
+        )
+    if cls.__value_is_checked__:
+        made.__post_init__()
+    copy: T = made
+    return copy
 
 
 def as_dict(original: Any) -> dict[str, Any]:

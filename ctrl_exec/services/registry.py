@@ -30,6 +30,17 @@ LOOKUPS = ("hostname", "ip")
 SERIAL_STATUSES = ("current", "pending", "stale", "unknown")
 _REVOKED_LIMIT_BYTES = 64 << 20
 _LOCK = ".lock"
+_TEXTS = (
+    "ip",
+    "lookup_by",
+    "paired",
+    "expiry",
+    "reqid",
+    "fingerprint",
+    "serial",
+    "dispatcher_serial",
+    "serial_status",
+)
 
 
 @value
@@ -113,7 +124,7 @@ class Registry:
         Raises: InvalidNameError; StorageError if a record is there but can't be read.
         """
         folded = check_agent_name(name)
-        document = files.read_json(os.path.join(self.agents_dir, f"{folded}.json"))
+        document = files.read_json(f"{self.agents_dir}/{folded}.json")
         return _decode_record(folded, document)
 
     def get(self, name: str) -> AgentRecord:
@@ -322,17 +333,13 @@ def _decode_record(name: str, document: Any) -> AgentRecord | None:
     """The record of a file; what is missing or odd in an old one takes its default."""
     if not isinstance(document, dict):
         return None
-    texts = {
-        each.name: document[each.name]
-        for each in fields(AgentRecord)
-        if each.annotation == "str" and isinstance(document.get(each.name), str)
-    }
-    record = AgentRecord(
-        **(texts | {"hostname": name, "port": _port(document), "tags": _tags(document.get("tags"))})
-    )
-    fingerprint = record.fingerprint if FINGERPRINT.fullmatch(record.fingerprint) else ""
-    lookup_by = record.lookup_by if record.lookup_by in LOOKUPS else "hostname"
-    return replace(record, fingerprint=fingerprint, lookup_by=lookup_by)
+    given = document.get
+    texts = {key: text for key in _TEXTS if isinstance(text := given(key), str)}
+    if not FINGERPRINT.fullmatch(texts.get("fingerprint", "")):
+        texts.pop("fingerprint", None)
+    if texts.get("lookup_by") not in LOOKUPS:
+        texts.pop("lookup_by", None)
+    return AgentRecord(name, port=_port(document), tags=_tags(given("tags")), **texts)
 
 
 def _port(document: Mapping[str, Any]) -> int:
