@@ -17,7 +17,7 @@ from ctrl_exec.common.names import check_reqid
 from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import replace
 from ctrl_exec.services.progress import STREAMS, Received, with_output
-from ctrl_exec.services.records import encode_record
+from ctrl_exec.services.record_text import record_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 FILE_MODE = 0o660
 PIECE_CHARS = 1 << 16  # more than that of output in a result is told piece by piece before it
-_WRITE_BYTES = 1 << 18
 _SHORT_LINE_BYTES = 4096
+_encoded = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class RunJournal:
@@ -202,7 +202,7 @@ class RunJournal:
         What hosts have said stays where it is: in the log.
         """
         self._progress.put(state=state)
-        files.write_json(self._path(".json"), encode_record(self._progress.base), FILE_MODE)
+        files.write_atomic(self._path(".json"), record_text(self._progress.base), FILE_MODE)
         self._tell((self._reqid,))
         return self.read_back()
 
@@ -229,29 +229,11 @@ class RunJournal:
         return record
 
     def _save(self, record: RunRecord) -> None:
-        path = self._path(".json")
-        if self.has_pieces:
-            files.write_atomic(path, _gathered(self._document(record)), FILE_MODE)
-        else:
-            files.write_json(path, encode_record(record), FILE_MODE)
+        outputs = self._outputs if self.has_pieces else None
+        files.write_atomic(self._path(".json"), record_text(record, outputs), FILE_MODE)
 
-    def _document(self, record: RunRecord) -> Iterator[str]:
-        """The JSON text of the record with all output, in pieces."""
-        head = encode_record(replace(record, results=()))
-        head |= {"pending": list(record.pending), "counts": record.counts}
-        del head["results"]
-        yield json.dumps(head, ensure_ascii=False, indent=1).removesuffix("\n}") + ',\n "results": ['
-        for number, result in enumerate(record.results):
-            shown = result.as_json()
-            outputs = [(stream, shown.pop(stream)) for stream in STREAMS]
-            yield ("," if number else "") + "\n  " + json.dumps(shown, ensure_ascii=False).removesuffix("}")
-            for stream, own in outputs:
-                yield f', "{stream}": "'
-                for text in self._pieces(result.host, stream):
-                    yield _inside(text)
-                yield _inside(own) + '"'
-            yield "}"
-        yield "\n ]\n}\n"
+    def _outputs(self, result: HostResult) -> tuple[tuple[str, Iterator[str]], ...]:
+        return tuple((stream, self._pieces(result.host, stream)) for stream in STREAMS)
 
     def _pieces(self, host: str, stream: str) -> Iterator[str]:
         """One stream of a host's output, as it was told. Raises: StorageError."""
@@ -290,7 +272,7 @@ class RunJournal:
 
 
 def _line(event: dict[str, Any]) -> bytes:
-    return json.dumps(event, separators=(",", ":")).encode() + b"\n"
+    return _encoded(event).encode() + b"\n"
 
 
 def _line_at(fd: int, start: int) -> bytes:
@@ -302,22 +284,6 @@ def _line_at(fd: int, start: int) -> bytes:
         if end >= 0 or len(chunk) < size:
             return chunk[:end] if end >= 0 else chunk
         size *= 8
-
-
-def _inside(text: str) -> str:
-    """The text as it stands within a JSON string."""
-    return json.dumps(text, ensure_ascii=False)[1:-1]
-
-
-def _gathered(texts: Iterator[str]) -> Iterator[bytes]:
-    """The same in few large pieces of UTF-8."""
-    buffer = bytearray()
-    for text in texts:
-        buffer += text.encode("utf-8", "surrogatepass")
-        if len(buffer) >= _WRITE_BYTES:
-            yield bytes(buffer)
-            buffer.clear()
-    yield bytes(buffer)
 
 
 def remove_traces(directory: str, reqid: str, *, keeps_log: bool) -> None:

@@ -25,7 +25,8 @@ from ctrl_exec.services.events import EventLog
 from ctrl_exec.services.journal import FILE_MODE, RunJournal, mark_done, path_of, remove_traces
 from ctrl_exec.services.progress import Progress, merge_events
 from ctrl_exec.services.record_heads import read_head
-from ctrl_exec.services.records import decode_record, encode_record
+from ctrl_exec.services.record_text import record_text
+from ctrl_exec.services.records import decode_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,7 +103,8 @@ class ResultStore:
         events = self._path(record.reqid, ".events")
         fds.append(_open_events(events))
         made.append(events)
-        files.write_json(self._path(record.reqid, ".json"), encode_record(record), FILE_MODE, exclusive=True)
+        path = self._path(record.reqid, ".json")
+        files.write_atomic(path, record_text(record), FILE_MODE, exclusive=True)
 
     def load(self, reqid: str) -> RunRecord | None:
         """The record with what its events add; None if there is none. Raises: StorageError."""
