@@ -21,7 +21,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     made = Fleet(tmp_path_factory.mktemp("fleet"))
     try:
         agent = made.new_agent("web-01", scripts=SCRIPTS)
-        made.pair(agent)
+        made.enrol(agent)
         made.start_agent(agent)
         made.start_api()
         yield made

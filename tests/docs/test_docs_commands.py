@@ -25,7 +25,8 @@ from ctrl_exec.cli.arguments import option_table, parse
 from ctrl_exec.cli.command import GLOBAL_OPTIONS
 from ctrl_exec.cli.main import MODULES, load_command, split_command
 from ctrl_exec.common.errors import UsageError
-from tests.support.fleet import Fleet, free_port, own_ip
+from tests.support.addresses import free_port, own_ip
+from tests.support.fleet import Fleet
 from tests.support.processes import ROOT, command, environment, run
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -100,7 +101,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             made.new_agent(name, f"[tags]\nrole = {name[:-3]}", SCRIPTS)
             for name in ("web-01", "web-02", "db-01")
         ]
-        made.pair(*agents)
+        made.enrol(*agents)
         for agent in agents:
             made.cli("edit-agent", agent.name, "--tags", f"role={agent.name[:-3]},env=production")
             made.start_agent(agent)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fleet import Fleet
+from tests.support.fleet import SCRIPTS, Fleet
 
 GATE = '#!/bin/sh\necho started\nwhile [ ! -e "$1" ]; do sleep 0.05; done\necho finished\n'
 
@@ -17,11 +17,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """host-a and host-b paired and serving, the API up; `gate FILE` runs until the file is there."""
     made = Fleet(tmp_path_factory.mktemp("fleet"))
     try:
-        made.add("host-a", "host-b")
-        for agent in made.agents.values():
-            agent.script("gate", GATE)
-            assert agent.running is not None
-            agent.running.stop()
+        agents = [made.new_agent(name, scripts=SCRIPTS | {"gate": GATE}) for name in ("host-a", "host-b")]
+        made.pair(*agents)
+        for agent in agents:
             made.start_agent(agent)
         made.start_api()
         yield made
@@ -34,12 +32,7 @@ def own_fleet(tmp_path: Path) -> Iterator[Fleet]:
     """A fleet for a test that breaks things: host-a paired and serving, the API not yet started."""
     made = Fleet(tmp_path / "own")
     try:
-        made.add("host-a")
-        made.agents["host-a"].script("gate", GATE)
-        running = made.agents["host-a"].running
-        assert running is not None
-        running.stop()
-        made.start_agent(made.agents["host-a"])
+        made.add("host-a", scripts=SCRIPTS | {"gate": GATE})
         yield made
     finally:
         made.close()

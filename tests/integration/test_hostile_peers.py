@@ -116,7 +116,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Port]]:
             "api": Port("api", "127.0.0.1", fleet.api_port, api.pid, lambda: fleet.http("GET", "/health").status == 200, False),
             "api-tls": Port("api-tls", "127.0.0.1", secure_port, secure.pid, lambda: secure_health(secure_port)),
             "agent": Port("agent", agent.ip, agent.port, agent.running.pid, lambda: pings(fleet)),
-            "pairing": Port("pairing", "127.0.0.1", fleet.pairing_port, pairing.pid, lambda: pairs(fleet.pairing_port)),
+            "pairing": Port("pairing", fleet.pairing_ip, fleet.pairing_port, pairing.pid, lambda: pairs(fleet.pairing_ip)),
         }  # fmt: skip
 
 
@@ -148,14 +148,14 @@ def pings(fleet: Fleet) -> bool:
     return bool(results[0]["status"] == "ok")
 
 
-def pairs(number: int) -> bool:
+def pairs(ip: str) -> bool:
     """Whether the pairing port answers a request, here one it must refuse."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     body = json.dumps({"hostname": "../evil", "csr": "x", "nonce": "0" * 32}).encode()
     request = b"POST /pair HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-    plain = socket.create_connection(("127.0.0.1", number), timeout=20)
+    plain = socket.create_connection((ip, 7444), timeout=60)
     with plain, wrap(context, plain) as inside:
         return b'"error"' in exchange(inside, request)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import shutil
@@ -16,17 +15,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from ctrl_exec.common.tls import wrap
+from tests.support.addresses import own_ip
 from tests.support.pki import Leaf, TestCA
 from tests.support.polling import eventually
 from tests.support.processes import Running, run
-
-_addresses = itertools.count(1)
-
-
-def loopback_address() -> str:
-    """An address of 127/8 that no other test process or call uses."""
-    number = next(_addresses)
-    return f"127.{64 + os.getpid() % 128}.{os.getpid() // 128 % 256}.{1 + number % 250}"
 
 
 @dataclass
@@ -51,7 +43,7 @@ class AgentHost:
         self.directory = directory
         self.ca = ca
         self.name = name
-        self.ip = loopback_address()
+        self.ip = own_ip()
         self.etc, self.state = directory / "etc", directory / "state"
         self.scripts_dir = directory / "scripts"
         for each in (self.etc, self.state, self.scripts_dir):
@@ -160,7 +152,7 @@ class AgentHost:
         if has_certificate:
             context.load_cert_chain((leaf or self.dispatcher).pem)
         plain = socket.create_connection(
-            (self.ip, self.port), timeout=60, source_address=(source, 0) if source else None
+            (self.ip, self.port), timeout=90, source_address=(source, 0) if source else None
         )
         try:
             return wrap(context, plain)
@@ -226,11 +218,12 @@ class Streaming:
         self.texts = {"stdout": "", "stderr": ""}
         self.at = {"stdout": 0, "stderr": 0}
         self.last: dict[str, Any] = {}
+        self.openings: list[dict[str, Any]] = []
         self.status, self.headers = _read_head(file)
         self._lines = self._read_lines()
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """Each line but the last, which is in `last` then; asked again it goes on where it was."""
+        """Each with output; the last is in `last` then, those without in `openings`. It goes on where it was."""
         return self._lines
 
     def _read_lines(self) -> Iterator[dict[str, Any]]:
@@ -240,6 +233,9 @@ class Streaming:
             for line in map(json.loads, whole):
                 if "stream" not in line:
                     self.last = line
+                    continue
+                if not line["text"]:
+                    self.openings.append(line)
                     continue
                 self.texts[line["stream"]] += line["text"]
                 self.at[line["stream"]] = line["at"]

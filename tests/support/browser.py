@@ -27,7 +27,7 @@ OPTIONS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-dev-shm-usage",
 )  # fmt: skip
-WAIT_S = 30
+WAIT_S = 60
 
 
 def document_of(url: str, profile: Path) -> str:

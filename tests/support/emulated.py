@@ -97,7 +97,7 @@ class Fleet:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(20)
+            self._process.wait(60)
             if self._process.stdout is not None:
                 self._process.stdout.close()
             self._process = None

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
-import os
 import socket
 import subprocess
 import urllib.error
@@ -14,11 +12,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ctrl_exec.ca.authority import load_authority, new_key_pem, spki_of_key
+from ctrl_exec.ca.identity import load_identity
+from ctrl_exec.common.clock import iso_z, openssl_time, utc_now
+from ctrl_exec.common.names import new_reqid
+from ctrl_exec.config import load_config
+from ctrl_exec.operations.pairing import open_registry
+from ctrl_exec.operations.setup import setup_ca, setup_identity
+from ctrl_exec.services.registry import AgentRecord
+from ctrl_exec_agent.config import load_agent_config
+from ctrl_exec_agent.pairing_store import Enrolled, store
+from tests.support.addresses import own_ip
 from tests.support.contract import check_answer
 from tests.support.polling import eventually
 from tests.support.processes import Running, run
-
-_numbers = itertools.count(1)
 
 SCRIPTS = {
     "hello": '#!/bin/sh\necho "hello $*"\n',
@@ -28,19 +35,6 @@ SCRIPTS = {
     "environment": "#!/bin/sh\nenv\n",
     "killed": "#!/bin/sh\nkill -9 $$\n",
 }
-
-
-def own_ip() -> str:
-    """A loopback address no other test process uses at this moment."""
-    pid = os.getpid()
-    return f"127.{20 + (pid >> 8) % 200}.{pid % 256}.{next(_numbers) % 250 + 1}"
-
-
-def free_port(ip: str = "127.0.0.1") -> int:
-    """A port nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((ip, 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -96,11 +90,12 @@ class Fleet:
     api_port: int = 0
 
     def __post_init__(self) -> None:
-        self.pairing_port = free_port()
+        # an address of our own, so that nobody takes the port between two starts
+        self.pairing_ip, self.pairing_port = own_ip(), 7444
         self.write_conf({})
-        for command in ("setup-ca", "setup-ctrl-exec"):
-            made = self.cli(command)
-            assert made.returncode == 0, made.stderr
+        config = load_config(str(self.conf))
+        setup_ca(config)
+        setup_identity(config)
 
     @property
     def conf(self) -> Path:
@@ -116,7 +111,7 @@ class Fleet:
         """Write ctrl-exec.conf: the base, the fleet's settings, the changes; None leaves a key out."""
         base: dict[str, object] = {
             "etc_dir": self.home / "etc", "state_dir": self.state, "api_port": 0, "api_auth_default": "allow",
-            "pairing_bind": "127.0.0.1", "pairing_port": self.pairing_port, "log_target": "stderr",
+            "pairing_bind": self.pairing_ip, "pairing_port": self.pairing_port, "log_target": "stderr",
             "dispatcher_id": "test",
         }  # fmt: skip
         merged = base | dict(self.settings) | dict(changes)
@@ -124,7 +119,7 @@ class Fleet:
         self.conf.write_text("".join(f"{key} = {each}\n" for key, each in merged.items() if each is not None))
 
     def cli(
-        self, *words: object, env: Mapping[str, str] | None = None, timeout_s: float = 60, stdin: str = ""
+        self, *words: object, env: Mapping[str, str] | None = None, timeout_s: float = 120, stdin: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """Run `ctrl-exec` on this fleet."""
         return run("ctrl-exec", "--config", self.conf, *words, env=env, timeout_s=timeout_s, stdin=stdin)
@@ -158,7 +153,7 @@ class Fleet:
             "ctrl-exec", "--config", self.conf, "pairing-mode", log_path=self.home / "pairing.log"
         ) as mode:
             eventually(
-                lambda: self._is_listening("127.0.0.1", self.pairing_port), what="pairing mode listens"
+                lambda: self._is_listening(self.pairing_ip, self.pairing_port), what="pairing mode listens"
             )
             yield mode
 
@@ -170,7 +165,7 @@ class Fleet:
     def request_pairing(self, agent: FleetAgent, *words: object) -> Running:
         """The agent's pairing request, waiting for the decision."""
         return Running(
-            "ctrl-exec-agent", "--config", agent.conf, "request-pairing", "--dispatcher", "127.0.0.1",
+            "ctrl-exec-agent", "--config", agent.conf, "request-pairing", "--dispatcher", self.pairing_ip,
             "--port", self.pairing_port, *words, log_path=agent.home / "pairing.log",
         )  # fmt: skip
 
@@ -203,9 +198,29 @@ class Fleet:
                         "ip",
                     )
                     assert made.returncode == 0, made.stderr
-                    assert request.process.wait(30) == 0, request.log()
+                    assert request.process.wait(60) == 0, request.log()
                 for tag in tags:
                     assert self.cli("edit-agent", agent.name, "--tags", tag).returncode == 0
+
+    def enrol(self, *agents: FleetAgent) -> None:
+        """What a pairing leaves on both sides, without the exchange and its processes."""
+        config = load_config(str(self.conf))
+        authority = load_authority(config.ca_key_path, config.ca_cert_path)
+        identity = load_identity(config.cert_path)
+        now = utc_now()
+        for agent in agents:
+            key = agent.home / "etc" / "new.key"
+            key.write_bytes(new_key_pem())
+            issued = authority.issue_agent(spki_of_key(key.read_bytes()), agent.name, days=365, now=now)
+            enrolled = Enrolled(issued.pem, authority.pem, identity.serial, identity.dispatcher_id("test"))
+            store(load_agent_config(str(agent.conf)), str(key), enrolled)
+            key.unlink()
+            record = AgentRecord(
+                hostname=agent.name, ip=agent.ip, port=agent.port, lookup_by="ip", paired=iso_z(now),
+                expiry=openssl_time(issued.not_after), reqid=new_reqid(), fingerprint=issued.fingerprint,
+                serial=issued.serial, dispatcher_serial=identity.serial, serial_status="current",
+            )  # fmt: skip
+            open_registry(config).save(record)
 
     def start_agent(self, agent: FleetAgent) -> Running:
         """Start (again) the agent's daemon and wait until it listens."""
@@ -215,10 +230,10 @@ class Fleet:
         agent.running.port()
         return agent.running
 
-    def add(self, *names: str, extra: str = "") -> None:
-        """Make, pair and start agents."""
-        agents = [self.new_agent(name, extra) for name in names]
-        self.pair(*agents)
+    def add(self, *names: str, extra: str = "", scripts: Mapping[str, str] | None = None) -> None:
+        """Make, enrol and start agents."""
+        agents = [self.new_agent(name, extra, scripts) for name in names]
+        self.enrol(*agents)
         for agent in agents:
             self.start_agent(agent)
 

@@ -27,6 +27,7 @@ from ctrl_exec.config import Config, load_config
 from ctrl_exec.operations.pairing import Signer
 from ctrl_exec.operations.setup import setup_ca, setup_identity
 from tests.support import processes
+from tests.support.evidence import note_log
 from tests.support.pki import new_key
 
 BASE = """\
@@ -93,6 +94,7 @@ class ListenerProcess:
 
     def __init__(self, instance: Instance) -> None:
         self.log_path = instance.home / "listener.log"
+        note_log(self.log_path, "pairing listener")
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "ctrl_exec.pairing.main", str(instance.conf)],
@@ -110,7 +112,7 @@ class ListenerProcess:
     def stop(self) -> int:
         """End it as pairing mode does; its exit code."""
         self.process.terminate()
-        code = self.process.wait(20)
+        code = self.process.wait(60)
         for stream in (self.process.stdin, self.process.stdout):
             assert stream is not None
             stream.close()
@@ -164,7 +166,7 @@ class RawAgent:
 class RawClient:
     """One TLS connection to a pairing port."""
 
-    def __init__(self, port: int, *, timeout_s: float = 20) -> None:
+    def __init__(self, port: int, *, timeout_s: float = 60) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -33,6 +33,7 @@ from ctrl_exec.common.routing import Request, Response, json_response
 from ctrl_exec.common.server_settings import ServerHooks, ServerSettings
 from ctrl_exec.common.tls import server_context
 from ctrl_exec.common.value import fields
+from tests.support.evidence import note_log
 from tests.support.polling import eventually
 from tests.support.processes import Running, environment
 
@@ -111,7 +112,7 @@ def run(request: Request, child: Child) -> Response:
 
 
 def take_over(request: Request, child: Child) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     request.connection.send(b"first\n", deadline)
     line = request.connection.receive(deadline)
     request.connection.send(b"you said " + line, deadline)
@@ -194,6 +195,7 @@ class Server(Running):
     def __init__(self, directory: Path, *, env: dict[str, str] | None = None, **options: Any) -> None:
         self.program = "plain-server"
         self.log_path = directory / "server.log"
+        note_log(self.log_path, self.program)
         self._offset = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
@@ -202,18 +204,18 @@ class Server(Running):
             )  # fmt: skip
         self.address = self.wait_for(r"ACTION=start ADDRESS=(\S+)")[1].strip('"')
 
-    def connect(self, *, timeout_s: float = 20) -> socket.socket:
+    def connect(self, *, timeout_s: float = 60) -> socket.socket:
         """A connection to its first address."""
         host, _, port = self.address.partition(",")[0].rpartition(":")
         return socket.create_connection((host.strip("[]"), int(port)), timeout_s)
 
-    def ask(self, raw: bytes | str, *, timeout_s: float = 20) -> bytes:
+    def ask(self, raw: bytes | str, *, timeout_s: float = 60) -> bytes:
         """Send the bytes, give all that comes back until the server closes."""
         with self.connect(timeout_s=timeout_s) as sock:
             sock.sendall(raw.encode() if isinstance(raw, str) else raw)
             return read_all(sock)
 
-    def get(self, path: str, *, timeout_s: float = 20) -> Any:
+    def get(self, path: str, *, timeout_s: float = 60) -> Any:
         """The JSON at the path."""
         answer = self.ask(request(path, "Connection: close"), timeout_s=timeout_s)
         assert answer.startswith(b"HTTP/1.1 200"), answer

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def eventually(
-    probe: Callable[[], T], *, timeout_s: float = 20.0, pause_s: float = 0.02, what: str = ""
+    probe: Callable[[], T], *, timeout_s: float = 60.0, pause_s: float = 0.02, what: str = ""
 ) -> T:
     """The first true value of the probe; its AssertionErrors count as "not yet" until the deadline."""
     deadline = time.monotonic() + timeout_s

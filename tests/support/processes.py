@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.evidence import note_log
 from tests.support.polling import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +49,7 @@ def run(
     program: str,
     *arguments: object,
     env: Mapping[str, str] | None = None,
-    timeout_s: float = 60,
+    timeout_s: float = 120,
     stdin: str = "",
 ) -> subprocess.CompletedProcess[str]:
     """Run the program to its end, output captured as text."""
@@ -66,6 +67,7 @@ class Running:
     ) -> None:
         self.program = program
         self.log_path = log_path
+        note_log(log_path, program)
         with log_path.open("ab") as log:
             self._offset = log.tell()
             self.process = subprocess.Popen(
@@ -84,7 +86,7 @@ class Running:
             log.seek(self._offset)
             return log.read().decode("utf-8", "replace")
 
-    def wait_for(self, pattern: str, *, timeout_s: float = 20) -> re.Match[str]:
+    def wait_for(self, pattern: str, *, timeout_s: float = 60) -> re.Match[str]:
         """The first match of the pattern in the log; fails at once if the process has ended."""
 
         def probe() -> re.Match[str] | None:
@@ -101,7 +103,7 @@ class Running:
         """The port it listens on, from its start line."""
         return int(self.wait_for(r"ACTION=(?:api-)?start\b.*?ADDRESS=\S*?:(\d+)(?:[\s,]|$)")[1])
 
-    def stop(self, number: int = signal.SIGTERM, *, timeout_s: float = 20) -> int:
+    def stop(self, number: int = signal.SIGTERM, *, timeout_s: float = 60) -> int:
         """Send the signal and wait; killed with its group when it does not end. Gives the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
@@ -116,7 +118,7 @@ class Running:
         """End the whole group at once, as a crash would."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(20)
+        self.process.wait(60)
 
     def __enter__(self) -> Running:
         return self

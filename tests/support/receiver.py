@@ -37,7 +37,7 @@ def receiver() -> Iterator[Receiver]:
     kept = Receiver()
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        timeout = 10
+        timeout = 60
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", "0")))

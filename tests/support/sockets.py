@@ -15,4 +15,4 @@ def reset(peer: socket.socket, seen_by: socket.socket) -> None:
     peer.close()
     poller = select.poll()
     poller.register(seen_by, 0)
-    assert poller.poll(20_000)
+    assert poller.poll(60_000)

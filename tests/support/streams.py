@@ -33,7 +33,7 @@ class Stream:
         try:
             visitor.socket.sendall(self.head)
             for piece in self.pieces:
-                assert self.go.acquire(timeout=30)
+                assert self.go.acquire(timeout=60)
                 visitor.socket.sendall(piece)
             visitor.socket.sendall(self.last)
         finally:

@@ -90,7 +90,7 @@ class ScriptedServer:
             thread.start()
 
     def _serve(self, sock: socket.socket) -> None:
-        sock.settimeout(30)
+        sock.settimeout(60)
         try:
             with wrap(self._context, sock, server_side=True) as wrapped:
                 self._script(Visitor(wrapped, self.received))
@@ -105,7 +105,7 @@ class ScriptedServer:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(90)
         assert not self.faults, self.faults
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.agents import AgentHost, connection_outcome, loopback_address
+from tests.support.addresses import own_ip
+from tests.support.agents import AgentHost, connection_outcome
 from tests.support.pki import TestCA
 from tests.support.polling import eventually
 from tests.support.processes import children_of
@@ -21,7 +22,7 @@ PING = {"reqid": "0123456789abcdef"}
 @pytest.fixture
 def other(ca: TestCA) -> Iterator[str]:
     """An address that only this test connects from."""
-    return loopback_address()
+    return own_ip()
 
 
 def plain(host: AgentHost, source: str) -> socket.socket:
@@ -29,7 +30,7 @@ def plain(host: AgentHost, source: str) -> socket.socket:
 
 
 def test_only_allowed_addresses_are_heard(host: AgentHost, other: str):
-    friend = loopback_address()
+    friend = own_ip()
     host.configure(f"allowed_ips = 2001:db8::/32, {friend}/32\n")
     with host.start():
         assert host.ask("POST", "/ping", PING, source=friend).status == 200
@@ -42,7 +43,7 @@ def test_three_probes_block_an_address_and_no_other(agent: AgentHost, ca: TestCA
         assert "closed" in connection_outcome(agent, None, source=other)
     eventually(lambda: f"ACTION=rate-block LIMIT=probe PEER={other}" in agent.log())
     assert "closed" in connection_outcome(agent, agent.dispatcher, source=other)
-    assert agent.ask("POST", "/ping", PING, source=loopback_address()).status == 200
+    assert agent.ask("POST", "/ping", PING, source=own_ip()).status == 200
 
 
 def test_an_untrusted_serial_counts_as_a_probe(agent: AgentHost, ca: TestCA, other: str):
@@ -102,7 +103,7 @@ def test_half_open_handshakes_leave_room_for_a_dispatcher(host: AgentHost):
     host.configure("max_children = 16\nrate_limit_disable = yes\n")
     with host.start(), ExitStack() as half_open:
         for _ in range(60):
-            connection = half_open.enter_context(plain(host, loopback_address()))
+            connection = half_open.enter_context(plain(host, own_ip()))
             connection.sendall(b"\x16\x03\x01\x02\x00\x01")
         for _ in range(3):
             assert host.ask("POST", "/ping", PING).status == 200
@@ -111,7 +112,7 @@ def test_half_open_handshakes_leave_room_for_a_dispatcher(host: AgentHost):
 
 def test_plain_http_and_garbage_on_the_port_harm_nothing(agent: AgentHost, other: str):
     for first in (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\x00", os.urandom(4096)):
-        with plain(agent, loopback_address()) as connection:
+        with plain(agent, own_ip()) as connection:
             connection.sendall(first)
             connection.shutdown(socket.SHUT_WR)
             while connection.recv(4096):

@@ -47,7 +47,7 @@ def fleet() -> Iterator[Fleet]:
     )
     try:
         agent = made.new_agent("web-01")
-        made.pair(agent)
+        made.enrol(agent)
         made.start_agent(agent)
         made.start_api()
         (home / "etc").chmod(0o755)

@@ -116,7 +116,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Two real agents that print lines."""
     fleet = Fleet(tmp_path_factory.mktemp("two"))
     agents = [fleet.new_agent(f"host-{letter}", scripts={"lines": LINES}) for letter in "ab"]
-    fleet.pair(*agents)
+    fleet.enrol(*agents)
     for agent in agents:
         fleet.start_agent(agent)
     fleet.start_api()

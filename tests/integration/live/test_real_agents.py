@@ -41,7 +41,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Three agents with a script that prints lines and one that will not end, and the API."""
     fleet = Fleet(tmp_path_factory.mktemp("real"))
     agents = [fleet.new_agent(f"host-{letter}", scripts={"lines": LINES, "forks": FORKS}) for letter in "abc"]
-    fleet.pair(*agents)
+    fleet.enrol(*agents)
     for agent in agents:
         fleet.start_agent(agent)
     fleet.start_api()

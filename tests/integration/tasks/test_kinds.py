@@ -56,7 +56,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     try:
         scripts = SCRIPTS | {"gate": f"#!/bin/sh\nwhile [ ! -e {made.gate} ]; do sleep 0.05; done\n"}
         agents = [made.new_agent(name, scripts=scripts) for name in ("host-a", "host-b")]
-        made.pair(*agents)
+        made.enrol(*agents)
         for agent in agents:
             made.start_agent(agent)
         made.start_api()
