@@ -36,7 +36,7 @@ class Office(Fleet):
     kept: http.client.HTTPConnection | None = None
 
     def __post_init__(self) -> None:
-        self.pairing_port = 0
+        self.pairing_ip, self.pairing_port = "127.0.0.1", 0
         self.settings = {"api_keepalive_requests": 1000, "api_auth_default": None} | dict(self.settings)
         self.write_conf({})
         self.state.mkdir(parents=True, exist_ok=True)
