@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import functools
 import re
 import subprocess
 import sys
@@ -22,7 +23,8 @@ def short(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def imported(path: Path, *, late: bool = True) -> set[str]:
+@functools.cache
+def imported(path: Path, *, late: bool = True) -> frozenset[str]:
     """Dotted names of the modules the file imports; without `late` only those at its top."""
     tree = ast.parse(path.read_text())
     nodes = ast.walk(tree) if late else iter(tree.body)
@@ -32,7 +34,7 @@ def imported(path: Path, *, late: bool = True) -> set[str]:
             found |= {each.name for each in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module} | {f"{node.module}.{each.name}" for each in node.names}
-    return found
+    return frozenset(found)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=short)

@@ -86,7 +86,7 @@ def restart(fleet: Fleet) -> None:
     children = Path(f"/proc/{fleet.api.pid}/task/{fleet.api.pid}/children").read_text().split()
     for pid in [fleet.api.pid, *map(int, children)]:
         os.kill(pid, signal.SIGKILL)
-    fleet.api.process.wait(20)
+    fleet.api.process.wait(60)
     fleet.start_api()
 
 

@@ -43,7 +43,7 @@ def over_tls(server: Server, ca: TestCA, raw: str, *, client: Leaf | None = None
     if client is not None:
         context.load_cert_chain(client.crt, client.key_path)
     plain = server.connect()
-    with context.wrap_socket(plain, server_hostname="localhost", suppress_ragged_eofs=False) as sock:
+    with plain, context.wrap_socket(plain, server_hostname="localhost", suppress_ragged_eofs=False) as sock:
         sock.sendall(raw.encode())
         return read_all(sock)
 
@@ -176,11 +176,11 @@ def test_half_open_handshakes_never_take_all_children(secure: Server, ca: TestCA
 
 @pytest.mark.parametrize(
     "count",
-    [4_000, pytest.param(100_000, marks=[pytest.mark.long, pytest.mark.timeout(1200)])],
+    [1_600, pytest.param(100_000, marks=[pytest.mark.long, pytest.mark.timeout(1200)])],
 )
 def test_thousands_of_requests_leave_the_parent_as_it_was(tmp_path: Path, count: int) -> None:
     if any(name.startswith("COV") for name in os.environ):
-        count = 2000  # under measurement each child writes a file
+        count = 1600  # under measurement each child writes a file
     with Server(tmp_path) as server:
 
         def ask_many(each: int) -> None:
@@ -194,10 +194,10 @@ def test_thousands_of_requests_leave_the_parent_as_it_was(tmp_path: Path, count:
             for thread in threads:
                 thread.join()
 
-        by_four(1000)
+        by_four(600)
         server.settle()
         memory, descriptors = rss_kib(server.pid), fd_count(server.pid)
-        by_four(count - 1000)
+        by_four(count - 600)
         server.settle()
         assert rss_kib(server.pid) - memory < 1024
         assert fd_count(server.pid) == descriptors
@@ -290,7 +290,7 @@ def test_sigterm_lets_those_at_work_finish(tmp_path: Path) -> None:
         with pytest.raises(OSError):
             server.connect()
         assert read_all(sock).startswith(b"HTTP/1.1 200")
-        assert server.process.wait(20) == 0
+        assert server.process.wait(60) == 0
         assert "ACTION=end" in server.log()
 
 
@@ -300,7 +300,7 @@ def test_at_the_end_of_the_drain_those_at_work_are_told(tmp_path: Path) -> None:
         eventually((tmp_path / "word.begun").exists)
         server.process.send_signal(signal.SIGTERM)
         assert b'"drained"' in read_all(sock)
-        assert server.process.wait(20) == 0
+        assert server.process.wait(60) == 0
 
 
 def test_a_second_sigterm_does_not_wait(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_a_second_sigterm_does_not_wait(tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGTERM)
         eventually(lambda: not server.is_served())
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(20) == 0
+        assert server.process.wait(60) == 0
         sock.close()
 
 
@@ -319,7 +319,7 @@ def test_the_service_manager_is_told(tmp_path: Path) -> None:
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(path))
-        manager.settimeout(20)
+        manager.settimeout(60)
 
         def hear(word: bytes) -> bytes:
             while word not in (seen := manager.recv(1000)):
@@ -335,7 +335,7 @@ def test_the_service_manager_is_told(tmp_path: Path) -> None:
             hear(b"READY=1")
             server.process.send_signal(signal.SIGTERM)
             hear(b"STOPPING=1")
-            assert server.process.wait(20) == 0
+            assert server.process.wait(60) == 0
 
 
 def test_a_socket_handed_over_by_the_service_manager_is_used(tmp_path: Path) -> None:
@@ -357,14 +357,14 @@ def test_a_socket_handed_over_by_the_service_manager_is_used(tmp_path: Path) -> 
         try:
 
             def is_served() -> bool:
-                with socket.create_connection(("127.0.0.1", port), 5) as sock:
+                with socket.create_connection(("127.0.0.1", port), 60) as sock:
                     sock.sendall(request("/x").encode())
                     return b'"local_port": %d' % port in read_all(sock)
 
             eventually(is_served)
         finally:
             process.terminate()
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
 
 
 def test_the_parent_survives_having_no_descriptors_left(tmp_path: Path) -> None:

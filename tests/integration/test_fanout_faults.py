@@ -298,7 +298,7 @@ def sender_of(fleet: Fleet, calls: list[Call], log: Path) -> Iterator[subprocess
         yield process
     finally:
         process.kill()
-        process.wait(20)
+        process.wait(60)
 
 
 def printed(log: Path) -> dict[str, list[object]]:
@@ -321,7 +321,7 @@ def test_a_worker_that_is_killed_loses_only_what_it_owed(fleet: Fleet, tmp_path:
         assert all(each == [None, ["lost", "the fan-out worker died", True]] for each in lost.values())
         for pid in workers[1:]:
             os.kill(pid, signal.SIGKILL)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     assert len(printed(log)) == HONEST + len(slow)
 
 
@@ -331,7 +331,7 @@ def test_workers_die_with_their_caller(fleet: Fleet, tmp_path: Path) -> None:
     with sender_of(fleet, calls, tmp_path / "answers") as process:
         workers = eventually(lambda: children_of(process.pid))
         process.kill()
-        process.wait(20)
+        process.wait(60)
         eventually(lambda: not any(is_alive(pid) for pid in workers))
 
 
@@ -397,10 +397,10 @@ def cutter(name: str, log_path: Path) -> Iterator[None]:
     process = subprocess.Popen(["/bin/sh", "-c", script])
     try:
         yield
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
-        process.wait(20)
+        process.wait(60)
 
 
 def is_alive(pid: int) -> bool:

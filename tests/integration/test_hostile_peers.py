@@ -45,7 +45,7 @@ class Port:
     def attack(self, payload: bytes = b"", *, source: str = ATTACKER) -> socket.socket:
         """A connection that has sent the payload and nothing more; closed at the end of the test."""
         connection = socket.socket()
-        connection.settimeout(20)
+        connection.settimeout(60)
         connection.bind((source, 0))
         connection.connect((self.ip, self.number))
         self.attackers.append(connection)
@@ -136,7 +136,7 @@ def secure_health(number: int) -> bool:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    plain = socket.create_connection(("127.0.0.1", number), timeout=20)
+    plain = socket.create_connection(("127.0.0.1", number), timeout=60)
     with plain, wrap(context, plain) as inside:
         return b" 200 " in exchange(inside, b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
 
@@ -178,7 +178,7 @@ def attacked(found: Port) -> Iterator[Port]:
     yield found
     found.release()
     assert found.serves()
-    eventually(lambda: resting_children(found) <= before, timeout_s=30, what="the children end")
+    eventually(lambda: resting_children(found) <= before, timeout_s=60, what="the children end")
 
 
 def resting_children(found: Port) -> int:
@@ -249,7 +249,7 @@ def test_silent_connections_hold_up_nobody(port: Port) -> None:
     assert port.serves()
     assert resident_bytes(port.pid) < memory + (8 << 20)
     port.release()
-    eventually(lambda: descriptors(port.pid) < 100, timeout_s=30, what="the descriptors are closed")
+    eventually(lambda: descriptors(port.pid) < 100, timeout_s=60, what="the descriptors are closed")
 
 
 @pytest.mark.parametrize("name", ["api", "api-tls", "agent"])

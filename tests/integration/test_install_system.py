@@ -86,6 +86,7 @@ def open_path() -> Iterator[Path]:
         yield Path(made)
 
 
+@pytest.mark.long
 @pytest.mark.root
 @needs_root
 def test_a_dispatcher_is_installed_and_works_as_its_service_user(open_path: Path) -> None:

@@ -287,7 +287,7 @@ def test_a_killed_signer_takes_its_listener_along(instance: Instance) -> None:
     port = pairing.port()
     (listener,) = children_of(pairing.pid)
     os.kill(pairing.pid, signal.SIGKILL)
-    pairing.process.wait(20)
+    pairing.process.wait(60)
     eventually(lambda: not Path(f"/proc/{listener}").exists() or "Z" in _state(listener))
     with pytest.raises(OSError):
         RawClient(port)
@@ -305,7 +305,7 @@ def test_a_dead_listener_ends_pairing_mode_with_a_message(instance: Instance) ->
         pairing.port()
         (listener,) = children_of(pairing.pid)
         os.kill(listener, signal.SIGKILL)
-        assert pairing.process.wait(20) == 1
+        assert pairing.process.wait(60) == 1
         assert "listener has ended" in pairing.log()
 
 
@@ -411,7 +411,7 @@ def test_on_a_terminal_each_request_is_shown_and_asked_about(instance: Instance)
         for each in (client, later):
             each.close()
         terminal.send(b"\x03")
-        assert terminal.process.wait(20) == 0
+        assert terminal.process.wait(60) == 0
         for name, times in (("web-02", 1), ("web-03", 2), ("web-04", 1), ("web-05", 1)):
             asked = terminal.shown.count(f"{name} (127.0.0.1, port 7443) asks to be paired")
             assert asked == times, (name, terminal.shown)
@@ -461,7 +461,7 @@ class Terminal:
         """Hang up."""
         if self.process.poll() is None:
             self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(60)
         os.close(self.fd)
 
 

@@ -359,8 +359,8 @@ def test_a_stopping_api_drains_and_what_is_left_goes_on_detached(own_fleet: Flee
     api = own_fleet.start_api()
     thread, answers = start_run(own_fleet, {"hosts": ["host-a"], "script": "gate", "args": [str(gate)]})
     record = running_record(own_fleet)
-    assert api.stop(timeout_s=40) == 0
-    thread.join(30)
+    assert api.stop(timeout_s=60) == 0
+    thread.join(60)
     assert answers[0].status == 200
     assert next(each["state"] for each in results_of(answers[0])) in ("pending", "running")
     own_fleet.start_api()

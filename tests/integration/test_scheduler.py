@@ -55,6 +55,7 @@ def test_it_recovers_what_a_dead_carrier_left(bench: Bench) -> None:
         assert bench.status(reqid).counts == {"ok": 2}
 
 
+@pytest.mark.long
 def test_it_purges_by_cron(bench: Bench) -> None:
     """Records go when their retention is over, also when nobody asks."""
     old, young = bench.run("host-0001"), bench.run("host-0001")
@@ -76,10 +77,9 @@ def figures(bench: Bench) -> dict[str, dict[str, float]]:
 
 
 def test_term_ends_it_at_once(bench: Bench) -> None:
-    """SIGTERM and SIGINT end it with exit code 0; its figures are there."""
+    """SIGTERM and SIGINT end it with exit code 0."""
     for number in (signal.SIGTERM, signal.SIGINT):
         with start(bench) as scheduler:
-            assert figures(bench)["recovery"]["failed"] == 0
             assert scheduler.stop(number) == 0
             assert "ACTION=scheduler-stop" in scheduler.log()
 
@@ -89,7 +89,7 @@ def test_it_tells_the_service_manager(bench: Bench) -> None:
     address = bench.home / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(address))
-        manager.settimeout(20)
+        manager.settimeout(60)
         told = {"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "400000"}
         with Running(
             "ctrl-exec-scheduler", "--config", bench.conf, log_path=bench.home / "scheduler.log", env=told
@@ -97,12 +97,12 @@ def test_it_tells_the_service_manager(bench: Bench) -> None:
             assert manager.recv(100) == b"READY=1"
             assert manager.recv(100) == b"WATCHDOG=1"
             os.kill(scheduler.pid, signal.SIGHUP)
-            words = [manager.recv(100).split(b"\n")[0] for _ in range(8)]
-            assert words.index(b"RELOADING=1") < words.index(b"READY=1")
+            words = list(iter(lambda: manager.recv(100).split(b"\n")[0], b"READY=1"))
+            assert words[-1] == b"RELOADING=1"
             scheduler.stop()
-            manager.settimeout(1)
+            manager.setblocking(False)
             rest = []
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(BlockingIOError):
                 while True:
                     rest.append(manager.recv(100))
             assert rest[-1] == b"STOPPING=1"
@@ -159,7 +159,7 @@ def test_a_bad_cron_expression_refuses_to_start(bench: Bench, expression: str) -
 
 
 def test_sigchld_ignored_by_who_starts_it(bench: Bench) -> None:
-    """An inherited SIG_IGN changes nothing: its children's ends are read."""
+    """An inherited SIG_IGN changes nothing: its children's ends are read, and its figures say so."""
     log = bench.home / "scheduler.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
@@ -170,7 +170,7 @@ def test_sigchld_ignored_by_who_starts_it(bench: Bench) -> None:
         assert figures(bench)["recovery"]["failed"] == 0
     finally:
         process.terminate()
-        process.wait(20)
+        assert process.wait(60) == 0
 
 
 def test_a_round_that_fails_does_not_end_it(bench: Bench) -> None:

@@ -117,6 +117,6 @@ def test_the_emulator_is_a_program(tmp_path: Path) -> None:
         assert record["port"] == about["port"]
     finally:
         process.kill()
-        process.wait(20)
+        process.wait(60)
         if process.stdout is not None:
             process.stdout.close()

@@ -452,7 +452,7 @@ def test_a_worker_survives_those_who_speak_otherwise(fleet: Fleet, warmth: Warmt
         for number in range(2):
             with jobs.connect(warmth.directory, number) as link:
                 link.setblocking(True)
-                link.settimeout(20)
+                link.settimeout(60)
                 assert link.recv(100) == jobs.HELLO
                 link.sendall(payload)
                 if len(payload) > 8:

@@ -167,7 +167,7 @@ class Ordeal:
     def _kill_scheduler(self) -> None:
         victim = self._schedulers.pop(self._random.randrange(len(self._schedulers)))
         _kill(victim.pid)
-        victim.process.wait(20)
+        victim.process.wait(60)
         self._start_scheduler()
 
     def _kill_carrier(self) -> None:
@@ -184,7 +184,7 @@ class Ordeal:
             _kill(self._random.choice(children))
             return
         _kill(api.pid)
-        api.process.wait(20)
+        api.process.wait(60)
         self.site.start_api()
 
     def family(self, word: str = "") -> list[int]:
@@ -229,7 +229,7 @@ class Ordeal:
             return [text[-200:] for _, text in _processes() if str(self.site.home) in text]
 
         with suppress(AssertionError):
-            eventually(lambda: not living(), timeout_s=30)
+            eventually(lambda: not living(), timeout_s=60)
         return living()
 
     def close(self) -> None:

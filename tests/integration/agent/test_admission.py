@@ -26,7 +26,7 @@ def other(ca: TestCA) -> Iterator[str]:
 
 
 def plain(host: AgentHost, source: str) -> socket.socket:
-    return socket.create_connection((host.ip, host.port), timeout=10, source_address=(source, 0))
+    return socket.create_connection((host.ip, host.port), timeout=60, source_address=(source, 0))
 
 
 def test_only_allowed_addresses_are_heard(host: AgentHost, other: str):

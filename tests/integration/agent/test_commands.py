@@ -203,7 +203,7 @@ def test_the_launcher_works_from_a_bare_checkout_and_anywhere(host: AgentHost, t
     ended = subprocess.run(
         [ROOT / "bin" / name, "paired", "--config", host.config],
         cwd=tmp_path, env={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        capture_output=True, text=True, check=False, timeout=30,
+        capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert (ended.returncode, ended.stdout) == (0, "paired\n")
 

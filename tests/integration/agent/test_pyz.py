@@ -112,7 +112,7 @@ def test_it_serves_also_after_its_file_is_gone(pyz: Path, bare: dict, host: Agen
         assert "Error" not in log_path.read_text()
     finally:
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 def test_its_commands_work(pyz: Path, bare: dict, host: AgentHost):

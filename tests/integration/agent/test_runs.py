@@ -206,7 +206,7 @@ def test_a_restart_of_the_agent_leaves_running_scripts_alone(host: AgentHost):
         port = host.port
         assert host.running.process.poll() is None  # type: ignore[union-attr]
         host.running.process.terminate()  # type: ignore[union-attr]
-        assert host.running.process.wait(20) == 0  # type: ignore[union-attr]
+        assert host.running.process.wait(60) == 0  # type: ignore[union-attr]
         # the same port at once: no child or script holds the listening socket
         host.config.write_text(host.config.read_text().replace("port = 0", f"port = {port}"))
         host.start()
@@ -239,7 +239,7 @@ def test_fifty_runs_in_flight_survive_the_end_of_the_agents_parent(host: AgentHo
         assert host.ask("POST", "/run", body).status == 202
     eventually(lambda: len(os.listdir(begun)) == 50)
     os.kill(host.running.pid, number)  # type: ignore[union-attr]
-    host.running.process.wait(20)  # type: ignore[union-attr]
+    host.running.process.wait(60)  # type: ignore[union-attr]
     host.config.write_text(host.config.read_text().replace("port = 0", f"port = {host.port}"))
     host.start()
     assert {host.result(reqid).json()["status"] for reqid in reqids} == {"running"}

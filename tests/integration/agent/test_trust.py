@@ -188,7 +188,7 @@ def test_a_resumed_session_is_judged_like_any_other(open_agent: AgentHost):
     context.load_cert_chain(open_agent.dispatcher.pem)
 
     def ask(session: ssl.SSLSession | None) -> tuple[int, bool, ssl.SSLSession | None]:
-        plain = socket.create_connection((open_agent.ip, open_agent.port), timeout=20)
+        plain = socket.create_connection((open_agent.ip, open_agent.port), timeout=60)
         with context.wrap_socket(plain, session=session) as connection:
             send(connection, "POST", "/ping", PING)
             status = receive(connection).status

@@ -72,7 +72,7 @@ def serving(installed: AgentHost, pyz: Path) -> Iterator[AgentHost]:
         yield installed
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def test_it_runs_records_rotates_and_stages_and_root_promotes(serving: AgentHost, pyz: Path, ca: TestCA):

@@ -452,7 +452,7 @@ def test_an_open_api_answers_only_to_its_own_names(opened: Fleet, host: str, sta
 
 def test_options_and_head(opened: Fleet) -> None:
     assert opened.http("OPTIONS", "/status/a1b2c3d4").headers["Allow"] == "GET, HEAD, OPTIONS"
-    with socket.create_connection(("127.0.0.1", opened.api_port), 20) as sock:
+    with socket.create_connection(("127.0.0.1", opened.api_port), 60) as sock:
         sock.sendall(b"OPTIONS * HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert sock.recv(20).startswith(b"HTTP/1.1 204")
     assert opened.http("HEAD", "/health").body == b""

@@ -54,6 +54,7 @@ def test_where_a_hook_decides_the_page_asks_for_a_token_first(own_fleet: Fleet, 
     assert not asked.exists()
 
 
+@pytest.mark.long
 def test_a_person_signs_in_and_sees_the_api(own_fleet: Fleet, tmp_path: Path) -> None:
     """A wrong token is told on the page; the right one shows the live document and is kept nowhere."""
     asked = guard(own_fleet, tmp_path)

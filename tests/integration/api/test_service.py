@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 import ctrl_exec
-from tests.support.fleet import Answer, Fleet
+from tests.integration.conftest import GATE
+from tests.support.fleet import SCRIPTS, Answer, Fleet
 from tests.support.pki import CLIENT, TestCA
 from tests.support.plain_server import read_all
 from tests.support.polling import eventually
@@ -28,7 +29,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         {"api_max_children": 4, "api_max_long": 1, "pairing_api_approve": "yes"},
     )
     try:
-        made.add("host-a", "host-b")
+        made.add("host-a", "host-b", scripts=SCRIPTS | {"gate": GATE})
         made.start_api()
         yield made
     finally:
@@ -86,12 +87,12 @@ def test_metrics_show_what_other_daemons_published(fleet: Fleet) -> None:
     assert found['ctrl_exec_daemon_published_seconds{program="other"}'] > 0
 
 
-def test_long_runs_leave_room_for_short_requests(fleet: Fleet) -> None:
+def test_long_runs_leave_room_for_short_requests(fleet: Fleet, gate: Path) -> None:
     """The second long run is let go of after its second: it goes on, and is answered as far as known."""
     answers: dict[str, Answer] = {}
 
     def start(host: str) -> threading.Thread:
-        body = {"hosts": [host], "script": "sleep", "args": ["4"]}
+        body = {"hosts": [host], "script": "gate", "args": [str(gate)]}
         thread = threading.Thread(target=lambda: answers.update({host: fleet.http("POST", "/run", body)}))
         thread.start()
         return thread
@@ -106,6 +107,7 @@ def test_long_runs_leave_room_for_short_requests(fleet: Fleet) -> None:
     assert known["results"][0]["exit"] == -1
     assert known["results"][0]["state"] in ("pending", "running")
     assert fleet.http("POST", "/run", {"hosts": ["host-a"], "script": "hello"}).status == 200
+    gate.touch()
     first.join()
     finished: Any = answers["host-a"].json
     assert finished["results"][0]["state"] == "ok"
@@ -143,7 +145,7 @@ def test_a_connection_is_kept_for_as_many_requests_as_the_settings_say(own_fleet
 
     def answered(count: int) -> list[str]:
         request = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-        with socket.create_connection(("127.0.0.1", own_fleet.api_port), 20) as sock:
+        with socket.create_connection(("127.0.0.1", own_fleet.api_port), 60) as sock:
             sock.sendall(request * count)
             text = read_all(sock).decode()
         return re.findall(r"^Connection: (.+?)\r$", text, re.MULTILINE)
@@ -206,9 +208,9 @@ def test_a_pairing_request_is_decided_over_the_api(fleet: Fleet) -> None:
             answer = fleet.http("POST", f"/pairing/{taken['id']}/approve", {"code": taken["code"]})
             assert (answer.status, answer.json["error"]) == (409, "conflict")
         assert fleet.http("POST", f"{path}/approve", {"code": waiting["code"]}).status == 202
-        assert request.process.wait(30) == 0, request.log()
+        assert request.process.wait(60) == 0, request.log()
         assert fleet.http("POST", f"/pairing/{refused['id']}/deny", {"reason": "not ours"}).status == 202
-        assert denied.process.wait(30) != 0
+        assert denied.process.wait(60) != 0
         assert "not ours" in denied.log()
     names: Any = fleet.http("GET", "/agents").json
     assert "host-c" in [each["hostname"] for each in names["agents"]]
@@ -224,12 +226,12 @@ def test_an_older_agent_is_not_approved_over_the_api(fleet: Fleet) -> None:
         assert refused.status == 409
         assert "legacy" in str(refused.json["detail"])
         assert fleet.http("POST", f"/pairing/{waiting['id']}/deny").status == 202
-        assert request.process.wait(30) != 0
+        assert request.process.wait(60) != 0
 
 
 def over_tls(port: int, context: ssl.SSLContext, path: str = "/health") -> bytes:
     with (
-        socket.create_connection(("127.0.0.1", port), 20) as plain,
+        socket.create_connection(("127.0.0.1", port), 60) as plain,
         context.wrap_socket(plain, server_hostname="localhost", suppress_ragged_eofs=False) as sock,
     ):
         sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -252,7 +254,7 @@ def test_tls_with_client_certificates(tmp_path: Path) -> None:
         assert over_tls(fleet.api_port, context).startswith(b"HTTP/1.1 200")
         context.maximum_version = ssl.TLSVersion.TLSv1_2
         assert over_tls(fleet.api_port, context).startswith(b"HTTP/1.1 200")
-        with socket.create_connection(("127.0.0.1", fleet.api_port), 20) as sock:
+        with socket.create_connection(("127.0.0.1", fleet.api_port), 60) as sock:
             sock.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
             assert read_all(sock).startswith(b"HTTP/1.1 400")
     finally:

@@ -54,7 +54,7 @@ class Stream:
     """A stream that is being read; a context manager."""
 
     def __init__(self, fleet: Fleet, reqid: str, *, query: str = "", **headers: str) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", fleet.api_port, timeout=30)
+        self._connection = http.client.HTTPConnection("127.0.0.1", fleet.api_port, timeout=60)
         named = {name.replace("_", "-"): text for name, text in headers.items()}
         self._connection.request("GET", f"/runs/{reqid}/output{query}", headers=named)
         self.answer = self._connection.getresponse()
@@ -229,7 +229,7 @@ def test_clients_of_http_1_0(live: Fleet, gate: Path) -> None:
     gate.touch()
     reqid = start(live, "talk", gate)
     ended(live, reqid)
-    with socket.create_connection(("127.0.0.1", live.api_port), 30) as sock, sock.makefile("rb") as answer:
+    with socket.create_connection(("127.0.0.1", live.api_port), 60) as sock, sock.makefile("rb") as answer:
         sock.sendall(f"GET /runs/{reqid}/output HTTP/1.0\r\n\r\n".encode())
         head, _, body = answer.read().partition(b"\r\n\r\n")
     assert b"Transfer-Encoding" not in head
@@ -278,7 +278,7 @@ def test_the_api_is_killed_and_started_again(live: Fleet, gate: Path) -> None:
             for pid in [live.api.pid, *map(int, children)]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            live.api.process.wait(20)
+            live.api.process.wait(60)
             events += stream.lines()  # what was on its way
         live.start_api()
     with Stream(live, reqid, query=f"?after={events[-1]['id']}") as stream:
@@ -295,7 +295,7 @@ def test_a_drain_ends_streams_and_not_runs(live: Fleet, gate: Path) -> None:
         assert live.api is not None
         live.api.process.terminate()
         events += stream.lines()
-        live.api.process.wait(20)
+        live.api.process.wait(60)
     assert events[-1]["event"] not in ("end", "exit")
     live.start_api()
     with Stream(live, reqid, query=f"?after={events[-1]['id']}") as stream:

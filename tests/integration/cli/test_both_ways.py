@@ -241,7 +241,7 @@ def answering(path: Path, *replies: bytes) -> Iterator[list[bytes]]:
         thread.start()
         yield sent
         listener.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        thread.join(60)
 
 
 def refusal(status: int, word: str, detail: str) -> bytes:

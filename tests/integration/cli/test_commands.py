@@ -315,7 +315,7 @@ def test_a_closed_pipe_and_a_full_disk_end_quietly(shared: Instance) -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(20) == -13, sys.platform
+        assert process.wait(60) == -13, sys.platform
 
 
 def test_an_old_locale_changes_neither_arguments_nor_output(shared: Instance) -> None:

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.fleet import Fleet
+from tests.integration.conftest import GATE
+from tests.support.fleet import SCRIPTS, Fleet
 from tests.support.polling import eventually
 from tests.support.processes import command, environment, needs_other_user
 
@@ -46,7 +47,7 @@ def fleet() -> Iterator[Fleet]:
         home, settings={"api_socket": home / "api.sock", "auth_hook": hook, "api_auth_default": "deny"}
     )
     try:
-        agent = made.new_agent("web-01")
+        agent = made.new_agent("web-01", scripts=SCRIPTS | {"gate": GATE})
         made.enrol(agent)
         made.start_agent(agent)
         made.start_api()
@@ -125,21 +126,22 @@ def test_refusals_keep_their_exit_codes(fleet: Fleet, words: list[str], code: in
     assert (given, found["error"]) == (code, error)
 
 
-def test_a_run_is_let_go_and_goes_on(fleet: Fleet) -> None:
+def test_a_run_is_let_go_and_goes_on(fleet: Fleet, gate: Path) -> None:
     """Ctrl-C closes the connection; the API's child hands the run to a carrier. Meanwhile it is locked."""
-    with start(fleet, "run", "web-01", "sleep", "--", "8") as process:
+    with start(fleet, "run", "web-01", "gate", "--", gate) as process:
 
         def is_held() -> bool:
-            return fleet.cli_json("list-locks")["locks"] == [{"host": "web-01", "script": "sleep"}]
+            return fleet.cli_json("list-locks")["locks"] == [{"host": "web-01", "script": "gate"}]
 
         eventually(is_held, what="the run has begun")
-        code, found = document(fleet, "run", "web-01", "sleep")
+        code, found = document(fleet, "run", "web-01", "gate")
         assert (code, found["error"], found["conflicts"]) == (4, "locked", ["web-01"])
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "let go of the run, it goes on" in stderr
     assert fleet.cli_json("list-locks")["locks"]
+    gate.touch()
     eventually(lambda: not fleet.cli_json("list-locks")["locks"], what="the run has ended")
 
 
@@ -170,7 +172,7 @@ def answering(path: Path, reply: bytes) -> Iterator[None]:
         thread.start()
         yield
         listener.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        thread.join(60)
 
 
 def whole(status: int, body: bytes) -> bytes:

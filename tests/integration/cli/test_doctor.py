@@ -58,9 +58,13 @@ def test_a_sound_instance_has_no_problem(shared: Instance, tmp_path: Path) -> No
         made.close()
 
 
-def test_agents_that_do_not_answer_come_with_the_reason(shared: Instance) -> None:
+def test_agents_that_do_not_answer_come_with_the_reason(instance: Instance) -> None:
     """One finding for each, with a remedy that fits its failure."""
-    by_name = {each["check"]: each for each in findings(shared)}
+    instance.fleet.add("web-01")
+    instance.fleet.add("liar", lie="reset late")
+    instance.fleet.add("gone", lie="reset")
+    instance.start()
+    by_name = {each["check"]: each for each in findings(instance)}
     assert "agent liar" in by_name
     assert "agent gone" in by_name
     assert all(each["remedy"] for each in by_name.values())

@@ -50,13 +50,13 @@ class Terminal:
     def finish(self) -> int:
         """Read to the end and give the exit code."""
         self.read_until(lambda _: False, 20)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def close(self) -> None:
         """End whatever still runs."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(20)
+        self.process.wait(60)
         os.close(self._master)
 
     def __enter__(self) -> Terminal:
@@ -138,7 +138,7 @@ def test_sigterm_lets_go_too(shared: Instance) -> None:
 
         eventually(is_held, what="the run has begun")
         process.send_signal(signal.SIGTERM)
-        stdout, _ = process.communicate(timeout=20)
+        stdout, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     document = json.loads(stdout)
     assert document["results"][0]["state"] in ("pending", "running")
@@ -159,6 +159,6 @@ def test_an_ignored_ctrl_c_stays_ignored(shared: Instance) -> None:
 
         eventually(is_held, what="the run has begun")
         process.send_signal(signal.SIGINT)
-        stdout, _ = process.communicate(timeout=20)
+        stdout, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert b"read timeout after 2s" in stdout

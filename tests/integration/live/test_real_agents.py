@@ -95,6 +95,7 @@ def test_a_run_is_watched_line_by_line(real: Fleet) -> None:
     assert len([each for each in events if each.kind == "stdout"]) > 3 * 5
 
 
+@pytest.mark.long
 def test_what_a_cancelled_run_started_is_gone(real: Fleet) -> None:
     """Also what ignores TERM, left its group and its parent."""
     reqid = start(real, "forks")
@@ -137,7 +138,7 @@ class Killer:
         api = self._real.api
         assert isinstance(api, Running)
         api.process.send_signal(signal.SIGKILL)
-        api.process.wait(10)
+        api.process.wait(60)
         self.kills += 1
         self._real.start_api()
 

@@ -50,7 +50,8 @@ def test_between_record_and_first_contact(bench: Bench, point: str) -> None:
     assert unfinished(bench.dispatcher()) == ()
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+# killed at the first note, an agent may not have had its order: that is sure after ten seconds only
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.long), 2, 3])
 @pytest.mark.parametrize("point", SENT)
 def test_after_the_first_contact_the_truth_is_found_again(bench: Bench, point: str, count: int) -> None:
     """Whatever was written when it died, the agents know the rest, and the record is completed with it."""

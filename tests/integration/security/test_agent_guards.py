@@ -56,7 +56,7 @@ def test_scripts_inherit_no_descriptor_the_agent_was_started_with(host: AgentHos
         assert "secret" not in host.run("descriptors")["stdout"]
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def test_text_that_is_no_unicode_breaks_no_log_line_and_no_run(host: AgentHost) -> None:

@@ -38,9 +38,9 @@ def test_the_hook_inherits_no_descriptor_its_program_was_started_with(tmp_path: 
                 lambda: log_path.read_text().partition("ADDRESS=")[2].split()[:1], what="the API listens"
             )
             with pytest.raises(urllib.error.HTTPError):
-                urllib.request.urlopen(f"http://{address[0]}/health", timeout=30)
+                urllib.request.urlopen(f"http://{address[0]}/health", timeout=60)
         assert eventually(lambda: seen.exists() and seen.read_text(), what="the hook was asked")
         assert "secret-file" not in seen.read_text()
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)

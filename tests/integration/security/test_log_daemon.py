@@ -62,7 +62,7 @@ def logged(own_fleet: Fleet, tmp_path: Path) -> Iterator[tuple[Fleet, Path]]:
         yield own_fleet, lines
     finally:
         os.killpg(api.pid, signal.SIGKILL)
-        api.wait(20)
+        api.wait(60)
 
 
 @pytest.mark.skipif(not can_mount(), reason="needs a mount namespace")

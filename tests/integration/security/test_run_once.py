@@ -123,6 +123,7 @@ def test_an_order_that_comes_again_while_it_runs_says_so(host: AgentHost, tmp_pa
     assert counted(tmp_path) == 1
 
 
+@pytest.mark.long
 def test_an_order_that_was_late_is_not_carried_out_a_second_time(own_fleet: Fleet, tmp_path: Path) -> None:
     """The dispatcher gives it again when the agent has not known it for long; both copies arrive."""
     agent = own_fleet.agents["host-a"]
@@ -138,7 +139,7 @@ def test_an_order_that_was_late_is_not_carried_out_a_second_time(own_fleet: Flee
         client.request(
             "POST", "/run", json.dumps({"hosts": ["host-a"], "script": "count", "args": ["x" * 60_000]})
         )
-        assert relay.holds.wait(30)
+        assert relay.holds.wait(60)
         client.close()
         eventually(lambda: counted(tmp_path) == 1, timeout_s=60, what="the order is given again")
         eventually(lambda: own_fleet.records()[0]["complete"], timeout_s=60, what="the run is complete")

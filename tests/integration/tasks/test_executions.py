@@ -266,7 +266,7 @@ def test_followers_of_logs_count_as_long(tmp_path: Path) -> None:
         execution_id = start(own, command(own, "echo x"))  # nobody carries it: its log never ends
         path = f"/api/v1/executions/{execution_id}/log?follow=true"
         headers = {"Authorization": f"Bearer {own.tokens['admin']}"}
-        follower = http.client.HTTPConnection("127.0.0.1", own.api_port, timeout=40)
+        follower = http.client.HTTPConnection("127.0.0.1", own.api_port, timeout=60)
         try:
             follower.request("GET", path, headers=headers)
             answer = follower.getresponse()  # kept: it holds the connection from now on

@@ -86,7 +86,7 @@ def test_every_kind_gets_its_form(works: Office, desk: Receiver, box: Mailbox) -
     execution_id = start(works, telling(works, "exit 3", *made))
     ended(works, execution_id)
     kinds = ("SLACK", "MATTERMOST", "DISCORD", "TEAMS", "NTFY", "WEBHOOK")
-    eventually(lambda: all(desk.at(f"/{each}") for each in kinds) and box.messages, timeout_s=30)
+    eventually(lambda: all(desk.at(f"/{each}") for each in kinds) and box.messages, timeout_s=60)
     found = {each: desk.at(f"/{each}")[0] for each in kinds}
     for kind, path in (("SLACK", "text"), ("MATTERMOST", "text"), ("DISCORD", "content")):
         text = json.loads(found[kind].body)[path]
@@ -126,7 +126,7 @@ def test_a_dead_receiver_delays_nobody(works: Office, desk: Receiver) -> None:
         alive = notifier(works, "WEBHOOK", {"url": f"{desk.url}/alive"})
         task_id = telling(works, "true", dead, alive, events=("ON_START", "ON_END"))
         assert ended(works, start(works, task_id))["status"] == "SUCCESS"
-        eventually(lambda: len(desk.at("/alive")) == 2, timeout_s=30)
+        eventually(lambda: len(desk.at("/alive")) == 2, timeout_s=60)
         kinds = [json.loads(each.body)["type"] for each in desk.at("/alive")]
         assert kinds == ["execution.start", "execution.end"]
         with works.store() as store:

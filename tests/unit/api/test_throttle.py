@@ -43,7 +43,7 @@ def test_children_count_together() -> None:
             throttle.note("::1")
 
     for pid in [fork_child(fail) for _ in range(2)]:
-        assert wait_status(pid, timeout_s=20) == (0, 0)
+        assert wait_status(pid, timeout_s=60) == (0, 0)
     with pytest.raises(ThrottledError):
         throttle.check("::1")
     throttle.check(f"pid {os.getpid()}")

@@ -131,7 +131,7 @@ def exchange(
             connection.recv(1)
     except (ssl.SSLError, OSError):
         theirs.close()
-    thread.join(20)
+    thread.join(60)
     return protocol, met[0] if met else None, seen[0] if seen else None
 
 

@@ -120,7 +120,7 @@ def test_a_lock_is_exclusive_and_freed_by_death(tmp_path: Path) -> None:
     ready = context.Event()
     holder = context.Process(target=_hold, args=(path, ready))
     holder.start()
-    assert ready.wait(20)
+    assert ready.wait(60)
     fd = files.open_lock(path)
     assert not files.try_lock(fd)
     assert not files.try_lock(fd, shared=True)

@@ -74,7 +74,7 @@ def test_datagrams_survive_a_restart_of_the_daemon(
     for round_trip in range(2):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
             daemon.bind(address)
-            daemon.settimeout(10)
+            daemon.settimeout(60)
             log.warning("deny", round=round_trip)
             received = daemon.recv(4096).decode()
         Path(address).unlink()

@@ -123,7 +123,7 @@ def test_waiting_has_a_deadline() -> None:
     pid = process.spawn(["/bin/sleep", "1000"], environment={}, stdin=0, stdout=1, stderr=2)
     assert process.wait_status(pid, timeout_s=0.05) is None
     process.end_group(pid)
-    assert process.wait_status(pid, timeout_s=20) == (-1, signal.SIGTERM)
+    assert process.wait_status(pid, timeout_s=60) == (-1, signal.SIGTERM)
     assert process.wait_status(pid, timeout_s=1) == (-1, process.STOLEN_STATUS)
 
 
@@ -135,7 +135,7 @@ def test_a_group_that_ignores_term_is_killed_after_the_grace() -> None:
     )  # fmt: skip
     assert os.read(reading, 10) == b"ready\n"
     process.end_group(pid, 0.2)
-    assert process.wait_status(pid, timeout_s=20) == (-1, signal.SIGKILL)
+    assert process.wait_status(pid, timeout_s=60) == (-1, signal.SIGKILL)
     os.close(reading)
     os.close(writing)
 
@@ -147,7 +147,7 @@ def test_kept_descriptors_are_placed_even_when_they_cross(tmp_path: Path) -> Non
         ["/bin/sh", "-c", script], environment=ENVIRONMENT, stdin=0, stdout=first, stderr=2,
         keep={first: second, second: first},
     )  # fmt: skip
-    assert process.wait_status(pid, timeout_s=20) == (0, 0)
+    assert process.wait_status(pid, timeout_s=60) == (0, 0)
     assert (tmp_path / "first").read_text() == "to-first\n"
     assert (tmp_path / "second").read_text() == "to-second\n"
     os.close(first)
@@ -155,8 +155,8 @@ def test_kept_descriptors_are_placed_even_when_they_cross(tmp_path: Path) -> Non
 
 
 def test_a_forked_child_ends_with_the_code_of_its_work() -> None:
-    assert process.wait_status(process.fork_child(lambda: 5), timeout_s=20) == (5, 0)
-    assert process.wait_status(process.fork_child(lambda: None), timeout_s=20) == (0, 0)
+    assert process.wait_status(process.fork_child(lambda: 5), timeout_s=60) == (5, 0)
+    assert process.wait_status(process.fork_child(lambda: None), timeout_s=60) == (0, 0)
 
 
 def test_a_detached_process_outlives_its_caller(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_privileges_are_dropped_for_good() -> None:
             return 0 if 0 not in uids and 0 not in groups else 1
         return 2
 
-    assert process.wait_status(process.fork_child(check), timeout_s=20) == (0, 0)
+    assert process.wait_status(process.fork_child(check), timeout_s=60) == (0, 0)
     process.drop_privileges("")
     assert os.geteuid() == 0
 
@@ -251,7 +251,7 @@ def test_a_held_program_starts_only_once_its_pid_is_on_record(tmp_path: Path) ->
         before_exec=lambda pid: seen.append((mark.exists(), pid)),
     )
     os.close(null)
-    assert process.wait_status(pid, timeout_s=20) == (0, 0)
+    assert process.wait_status(pid, timeout_s=60) == (0, 0)
     assert seen == [(False, pid)]
     assert int(mark.read_text()) == pid
 

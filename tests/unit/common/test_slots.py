@@ -34,7 +34,7 @@ def test_counters_of_a_child_go_to_the_totals() -> None:
         slots.add(index, 0, 5)
         slots.add(index, 1, 7)
 
-    assert wait_status(fork_child(work), timeout_s=20) == (0, 0)
+    assert wait_status(fork_child(work), timeout_s=60) == (0, 0)
     assert slots.totals([index]) == [5, 7]
     assert slots.totals([]) == [0, 0]
     slots.release(index)
@@ -53,7 +53,7 @@ def test_no_more_than_the_limit_are_long_however_many_ask_at_once() -> None:
     for row in rows:
         assert row is not None
         pids.append(fork_child(lambda row=row: 0 if slots.enter_long(row, 5) else 1))  # type: ignore[misc]
-    codes = [wait_status(pid, timeout_s=20) for pid in pids]
+    codes = [wait_status(pid, timeout_s=60) for pid in pids]
     assert codes.count((0, 0)) == 5
     assert slots.long_count() == 5
     for row in rows:

@@ -146,7 +146,7 @@ def test_a_detached_process_keeps_the_lock_when_its_maker_is_gone(locks: ScriptL
         keep(locks.hold(["a"], "job"))
         detach(lambda: fifo.read_bytes() and None)
 
-    assert wait_status(fork_child(work), timeout_s=30) == (0, 0)
+    assert wait_status(fork_child(work), timeout_s=60) == (0, 0)
     assert locks.held() == (("a", "job"),)
     with pytest.raises(LockedError):
         locks.hold(["a"], "job")

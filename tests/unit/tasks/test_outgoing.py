@@ -111,14 +111,14 @@ def url(receiver: http.server.ThreadingHTTPServer, path: str) -> str:
 def test_a_request_goes_as_it_was_said(receiver: http.server.ThreadingHTTPServer) -> None:
     """Method, path with its query, headers and body; the status and the beginning of the answer come back."""
     request = OutgoingRequest("PUT", url(receiver, "/a?b=c%20d"), (("X-Key", "k"),), b"body")
-    answer = send(request, opened(receiver), timeout_s=20)
+    answer = send(request, opened(receiver), timeout_s=60)
     assert (answer.status, answer.body, answer.is_cut) == (200, b"hello", False)
     method, path, headers, body = Receiver.seen[0]
     assert (method, path, headers["x-key"], body) == ("PUT", "/a?b=c%20d", "k", b"body")
     assert (
-        send(OutgoingRequest("GET", url(receiver, "/missing")), opened(receiver), timeout_s=20).status == 404
+        send(OutgoingRequest("GET", url(receiver, "/missing")), opened(receiver), timeout_s=60).status == 404
     )
-    long = send(OutgoingRequest("GET", url(receiver, "/long")), opened(receiver), timeout_s=20)
+    long = send(OutgoingRequest("GET", url(receiver, "/long")), opened(receiver), timeout_s=60)
     assert (len(long.body), long.is_cut) == (ANSWER_BYTES, True)
 
 
@@ -126,13 +126,13 @@ def test_what_is_not_opened_is_not_connected_to(receiver: http.server.ThreadingH
     """Nor by its name, nor through a redirect of what is."""
     for target in (url(receiver, "/"), f"http://localhost:{receiver.server_port}/"):
         with pytest.raises(OutgoingError, match="loopback"):
-            send(OutgoingRequest("GET", target), NOTHING, timeout_s=20)
+            send(OutgoingRequest("GET", target), NOTHING, timeout_s=60)
     elsewhere = f"http://127.0.0.1:{receiver.server_port + 1}/secret"
     with pytest.raises(OutgoingError, match="loopback"):
         send(
             OutgoingRequest("GET", url(receiver, f"/redirect?302,{elsewhere}")),
             opened(receiver),
-            timeout_s=20,
+            timeout_s=60,
         )
     assert [path for _, path, _, _ in Receiver.seen] == [f"/redirect?302,{elsewhere}"]
 
@@ -142,10 +142,10 @@ def test_redirects_are_followed_as_browsers_do(receiver: http.server.ThreadingHT
     for status, method in ((302, "GET"), (303, "GET"), (307, "POST"), (308, "POST")):
         Receiver.seen.clear()
         request = OutgoingRequest("POST", url(receiver, f"/redirect?{status},/b"), (), b"x")
-        assert send(request, opened(receiver), timeout_s=20).status == 200
+        assert send(request, opened(receiver), timeout_s=60).status == 200
         assert [each[0] for each in Receiver.seen] == ["POST", method]
     with pytest.raises(OutgoingError, match="redirects"):
-        send(OutgoingRequest("GET", url(receiver, "/loop")), opened(receiver), timeout_s=20)
+        send(OutgoingRequest("GET", url(receiver, "/loop")), opened(receiver), timeout_s=60)
 
 
 def test_credentials_do_not_follow_to_another_place(receiver: http.server.ThreadingHTTPServer) -> None:
@@ -157,7 +157,7 @@ def test_credentials_do_not_follow_to_another_place(receiver: http.server.Thread
         both = read_allowance([f"127.0.0.1:{each.server_port}" for each in (receiver, other)])
         target = url(receiver, f"/redirect?307,{url(other, '/b')}")
         headers = (("Authorization", "Bearer k"), ("Accept", "text/plain"))
-        send(OutgoingRequest("GET", target, headers), both, timeout_s=20)
+        send(OutgoingRequest("GET", target, headers), both, timeout_s=60)
     finally:
         other.shutdown()
         thread.join()
@@ -179,7 +179,7 @@ def test_credentials_do_not_follow_to_another_place(receiver: http.server.Thread
 def test_odd_addresses_are_refused_without_their_secrets(target: str, words: str) -> None:
     """Nothing of query or credentials is in the words."""
     with pytest.raises(OutgoingError, match=words) as caught:
-        send(OutgoingRequest("GET", target), NOTHING, timeout_s=20)
+        send(OutgoingRequest("GET", target), NOTHING, timeout_s=60)
     assert "secret" not in str(caught.value)
 
 
@@ -214,4 +214,4 @@ def test_proxy_variables_are_not_read(
     """What the environment says of proxies would lead around the rules."""
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9/")
-    assert send(OutgoingRequest("GET", url(receiver, "/")), opened(receiver), timeout_s=20).status == 200
+    assert send(OutgoingRequest("GET", url(receiver, "/")), opened(receiver), timeout_s=60).status == 200

@@ -42,7 +42,7 @@ def test_many_may_open_a_new_one_at_once(tmp_path: Path) -> None:
         each.start()
     assert [out.get() for _ in crowd] == [0] * 6
     for each in crowd:
-        each.join(30)
+        each.join(60)
 
 
 def test_a_newer_schema_is_left_alone(store: Store) -> None:
