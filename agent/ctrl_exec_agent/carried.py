@@ -113,9 +113,9 @@ class Carried:
             self.turn()
         self.outputs.close()
 
-    def has_settled(self) -> bool:
-        """Whether there is output that may be shown before the end."""
-        return bool(self._stdout.settled() or self._stderr.settled())
+    def is_worth_showing(self) -> bool:
+        """Whether there is output that may be shown before the end, or that is still some time away."""
+        return bool(self._stdout.settled() or self._stderr.settled() or self._note_at is None)
 
     def _wait_s(self, wait_s: float | None) -> float | None:
         now = monotonic()

@@ -172,8 +172,7 @@ class Handlers:
         try:
             known = self._carrier.known(order)
             if known is not None:
-                kept = {key: known.record[key] for key in ANSWER_KEYS if key in known.record}
-                return Response(200, _JSON, whole(ids | kept, known.outputs))
+                return _told_again(known, ids, request, is_shown=is_shown)
             carried = self._carrier.begin(order)
         except BusyError:
             return answer(200, ids | self._refusal(order, ALREADY_RUNNING))
@@ -181,7 +180,7 @@ class Handlers:
             return answer(200, ids | self._refusal(order, str(error)))
         except StorageError as error:
             return answer(200, ids | self._refusal(order, f"run could not be recorded: {error}"))
-        while not (carried.is_over or (is_shown and carried.has_settled())):
+        while not (carried.is_over or (is_shown and carried.is_worth_showing())):
             carried.turn()
         if not is_shown:
             return Response(200, _JSON, whole(ids | carried.answer, carried.outputs))
@@ -303,6 +302,14 @@ class Handlers:
             reason="not a script name",
         )  # fmt: skip
         return answer(200, {"script": shown, "exit": -1, "error": NOT_PERMITTED, "reqid": reqid})
+
+
+def _told_again(known: Found, ids: dict[str, Any], request: Request, *, is_shown: bool) -> Response:
+    """The answer to an order that came before, from its record."""
+    if is_shown:
+        return Response(200, _LINES, FollowedRun(known, lambda: known, {}, request.connection))
+    kept = {key: known.record[key] for key in ANSWER_KEYS if key in known.record}
+    return Response(200, _JSON, whole(ids | kept, known.outputs))
 
 
 def _asked_for(command: RunCommand) -> dict[str, Any]:

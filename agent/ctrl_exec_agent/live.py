@@ -30,7 +30,7 @@ class ShownRun:
         self._ids = ids
         self._lines = LiveLines(carried.outputs)
         self._connection = connection
-        self._has_ended = False
+        self._has_begun = self._has_ended = False
         connection.beside = self._wait_beside
 
     def __iter__(self) -> ShownRun:
@@ -40,13 +40,17 @@ class ShownRun:
         while not self._has_ended:
             if self._carried.is_over and self._lines.is_rest_small():
                 return self._end()
-            lines = self._lines.next_lines()
+            lines = self._opening() + self._lines.next_lines()
             if lines:
                 return lines
             if self._carried.is_over:  # nothing but half a character is left
                 return self._end()
             self._carried.turn()
         raise StopIteration
+
+    def _opening(self) -> bytes:
+        has_begun, self._has_begun = self._has_begun, True
+        return b"" if has_begun else self._lines.first_line()
 
     def _end(self) -> bytes:
         self._has_ended = True
@@ -80,7 +84,7 @@ class FollowedRun:
         self._find = find
         self._lines = LiveLines(found.outputs, at)
         self._connection = connection
-        self._has_ended = False
+        self._has_begun = self._has_ended = False
 
     def __iter__(self) -> FollowedRun:
         return self
@@ -92,13 +96,17 @@ class FollowedRun:
             is_over = found.status != RUNNING
             if is_over and self._lines.is_rest_small():
                 return self._end(found)
-            lines = self._lines.next_lines()
+            lines = self._opening(is_over=is_over) + self._lines.next_lines()
             if lines:
                 return lines
             if is_over:
                 return self._end(found)
             time.sleep(_LOOK_S)
         raise StopIteration
+
+    def _opening(self, *, is_over: bool) -> bytes:
+        has_begun, self._has_begun = self._has_begun, True
+        return b"" if has_begun or is_over else self._lines.first_line()
 
     def _look(self) -> Found:
         """The run as it stands now; its files stay open."""

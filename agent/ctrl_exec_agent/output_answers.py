@@ -72,6 +72,10 @@ class LiveLines:
         self._outputs = outputs
         self.at = {stream: (at or {}).get(stream, 0) for stream in STREAMS}
 
+    def first_line(self) -> bytes:
+        """The line that says that the script runs, which may be silent for long: a piece of nothing."""
+        return encode_piece(OutputPiece("stdout", "", self.at["stdout"]))
+
     def next_lines(self) -> bytes:
         """Lines of what may be shown and was not yet, at most one of each stream; empty without any."""
         lines = b""

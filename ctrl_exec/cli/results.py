@@ -188,8 +188,12 @@ def exit_code(results: Iterable[HostResult]) -> int:
 
 def summary(results: Sequence[HostResult]) -> str:
     """Give `50 hosts: 48 ok, 2 failed`, states in the order of their first host."""
+    return f"{plural(len(results), 'host')}: {counted(results)}"
+
+
+def counted(results: Iterable[HostResult]) -> str:
+    """Give `48 ok, 2 failed`."""
     counts: dict[str, int] = {}
     for result in results:
         counts[result.state] = counts.get(result.state, 0) + 1
-    listed = ", ".join(f"{count} {state}" for state, count in counts.items())
-    return f"{plural(len(results), 'host')}: {listed}"
+    return ", ".join(f"{count} {state}" for state, count in counts.items())

@@ -211,13 +211,20 @@ def show_status(context: Context, document: Mapping[str, Any]) -> int:
     from ctrl_exec.common.messages import HostResult
 
     results = [HostResult.from_json(each) for each in document["results"]]
-    begun = [result for result in results if result.state != "pending"]
+    in_batches = {host for each in document.get("batches", ()) if not each["begun"] for host in each["hosts"]}
+    # of the batches that were not begun their own lines say so
+    begun = [each for each in results if each.state != "pending" and each.host not in in_batches]
 
     def show() -> None:
         output = context.output
         what = printable(" ".join([document["script"], *document["args"]]))
         output.line(f"{document['reqid']}  {document['state']}  {what}")
         output.line(summary(results))
+        if document.get("batches"):
+            from ctrl_exec.cli.batches import batch_lines
+
+            for line in batch_lines(document, results):
+                output.line(line)
         show_results(output, begun, is_gathering=len(results) > GATHER_ABOVE)
 
     context.output.answer(document, show)

@@ -31,6 +31,7 @@ class Watcher:
         self._output = output
         self._shows_output = shows_output and not output.is_json
         self._partial: dict[tuple[str, str], str] = {}
+        self._remarked: set[str] = set()
         self._width = 0
         self.hosts: tuple[str, ...] = ()
         self.results: dict[str, HostResult] = {}
@@ -45,12 +46,14 @@ class Watcher:
         """Take one event and show what there is to show."""
         kind, host = str(event.get("event")), str(event.get("host", ""))
         if kind == "start":
-            self._start(event)
+            if not host:
+                self._start(event)
         elif kind in ("stdout", "stderr"):
             self._say(host, kind, str(event.get("text", "")))
         elif kind == "exit":
             self._finish(host)
             self.results[host] = HostResult.from_json(event)
+            self._remark(host, self.results[host].note)
         elif kind == "batch":
             self._output.message(f"batch {event.get('batch')}: {_listed(event.get('hosts') or ())}")
         elif kind == "end":
@@ -59,9 +62,14 @@ class Watcher:
     def _start(self, event: Mapping[str, Any]) -> None:
         self.hosts = tuple(str(host) for host in event.get("hosts") or ())
         self._width = max(map(len, self.hosts), default=0) if len(self.hosts) > 1 else 0
-        if self._shows_output:
-            for host, note in dict(event.get("notes") or {}).items():
-                self._output.message(f"{printable(str(host))}: {printable(str(note))}")
+        for host, note in dict(event.get("notes") or {}).items():
+            self._remark(str(host), str(note))
+
+    def _remark(self, host: str, note: str) -> None:
+        """Say once of a host why its output does not come while its script runs."""
+        if self._shows_output and note and host not in self._remarked:
+            self._remarked.add(host)
+            self._output.message(f"{printable(host)}: {printable(note)}")
 
     def _say(self, host: str, stream: str, text: str) -> None:
         if not self._shows_output:
@@ -118,7 +126,9 @@ def _listed(hosts: Sequence[object]) -> str:
 def show_event(progress: Progress, event: Mapping[str, Any]) -> None:
     """Have the live table show what an event says."""
     kind, host = str(event.get("event")), str(event.get("host", ""))
-    if kind == "start":
+    if kind == "start" and host:
+        progress.note(host, "running", "")
+    elif kind == "start":
         progress.set_hosts([str(each) for each in event.get("hosts") or ()])
     elif kind in ("stdout", "stderr"):
         # of the last line as much as a row can hold
@@ -140,7 +150,7 @@ class Silence:
     def note(self, event: Mapping[str, Any]) -> None:
         """Take one event."""
         kind, now = event.get("event"), time.monotonic()
-        if kind == "start":
+        if kind == "start" and not event.get("host"):
             self._heard = {str(host): now for host in event.get("hosts") or ()}
         elif kind == "exit":
             self._heard.pop(str(event.get("host")), None)

@@ -63,6 +63,7 @@ class HostResult:
 
     `stdout` and `stderr` are text in the run's encoding (base64 text when that was asked for);
     `exit` is None while there is none yet; `truncated` counts the bytes dropped from (stdout, stderr).
+    `note` is a word for the reader that is no error.
     """
 
     host: str
@@ -75,6 +76,7 @@ class HostResult:
     rtt_ms: int = 0
     error: str = ""
     truncated: tuple[int, int] = (0, 0)
+    note: str = ""
 
     @property
     def is_final(self) -> bool:
@@ -82,7 +84,7 @@ class HostResult:
         return self.state in FINAL_STATES
 
     def as_json(self) -> dict[str, Any]:
-        """`{host, script, exit, stdout, stderr, rtt, reqid, state}`, and `error`, `truncated` if any."""
+        """`{host, script, exit, stdout, stderr, rtt, reqid, state}`; `error`, `truncated`, `note` if any."""
         shown: dict[str, Any] = {
             "host": self.host,
             "script": self.script,
@@ -97,6 +99,8 @@ class HostResult:
             shown["error"] = self.error
         if any(self.truncated):
             shown["truncated"] = {"stdout": self.truncated[0], "stderr": self.truncated[1]}
+        if self.note:
+            shown["note"] = self.note
         return shown
 
     @classmethod
@@ -119,6 +123,7 @@ class HostResult:
             rtt_ms=int(rtt) if rtt.isascii() and rtt.isdigit() and len(rtt) < _RTT_DIGITS else 0,
             error=text_of(found, "error", ""),
             truncated=(integer_of(dropped, "stdout", 0), integer_of(dropped, "stderr", 0)),
+            note=text_of(found, "note", ""),
         )
 
 

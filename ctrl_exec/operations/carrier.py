@@ -176,6 +176,7 @@ class Carrier:
     def _send(self, targets: list[Target], pursuit: Pursuit, interrupt: Interrupt) -> Iterator[HostResult]:
         assert self._command is not None
         interrupt = replace(interrupt, on_unsent=self._undispatched.update)
+        self._keeper.note_sent(target.name for target in targets)
         has_begun = False
         try:
             for result in self.dispatcher.agents.run(
@@ -315,13 +316,26 @@ class Carrier:
 
     # taken over from a dead carrier
 
+    def attend(self, within_s: float) -> None:
+        """Listen, live, to the agents of the run, of which no more is begun; obey a cancel."""
+        self._end_rollout()
+        deadline = monotonic() + within_s
+        while not self.is_finished and (left_s := deadline - monotonic()) > 0:
+            self._obey_cancel()
+            self._attend(within_s=min(left_s, RETELL_S) if self._unheeding else left_s)
+
+    def _end_rollout(self) -> None:
+        """Begin no batch that the dead carrier had not begun."""
+        left_out = self._stage.unbegun
+        if left_out:
+            begun = self._journal.record.begun
+            self._keeper.cancel(left_out, f"not started: its carrier died in batch {begun}")
+            self._stage.stop()
+
     def settle(self, within_s: float) -> None:
         """Ask every agent once what became of the run, of which no more is begun; obey a cancel."""
         record = self._journal.record
-        left_out = self._stage.unbegun
-        if left_out:
-            self._keeper.cancel(left_out, f"not started: its carrier died in batch {record.begun}")
-            self._stage.stop()
+        self._end_rollout()
         self._obey_cancel()
         for name in set(self._journal.pending) - set(self._targets):
             self._keeper.lose(name, "no longer registered")

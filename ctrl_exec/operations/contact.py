@@ -36,6 +36,15 @@ class Contacts:
             self._is_writable = False
             self._dispatcher.log.warning("ping", error=f"contacts cannot be noted: {error}")
 
+    def note_streaming(self, name: str, *, can: bool) -> None:
+        """The agent's answer showed whether it streams; what is noted of it is put right."""
+        noted = self._dispatcher.registry.contact(name).get("features")
+        features = [each for each in noted if each != NO_FEATURES] if isinstance(noted, list) else []
+        if ("stream" in features) == can if noted else can:
+            return
+        others = [each for each in features if each != "stream"]
+        self.note(name, features=[*others, "stream"] if can else others or [NO_FEATURES])
+
     def _is_known(self, name: str, said: dict[str, Any]) -> bool:
         known = self._dispatcher.registry.contact(name)
         try:

@@ -7,7 +7,7 @@ shown and compared with those of the registry, never used to choose it.
 from __future__ import annotations
 
 from ctrl_exec.common.names import new_reqid
-from ctrl_exec.operations.contact import Contacts
+from ctrl_exec.operations.contact import NO_FEATURES, Contacts
 from ctrl_exec.services.agent_answers import CapabilitiesReport
 from ctrl_exec.services.targets import resolve_targets
 
@@ -54,7 +54,13 @@ def discover(
         if report.is_ok:
             # the names alone: shell completion offers them without asking anyone
             scripts = [str(each.get("name")) for each in report.scripts[:1000]]
-            contacts.note(report.host, version=report.version, tags=dict(report.tags), scripts=scripts)
+            contacts.note(
+                report.host,
+                version=report.version,
+                tags=dict(report.tags),
+                scripts=scripts,
+                features=list(report.features) or [NO_FEATURES],
+            )
         _log(dispatcher, reqid, report, recorded[report.host])
     return {name: report.as_json() for name, report in found.items()}
 

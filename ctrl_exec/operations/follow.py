@@ -17,8 +17,8 @@ from ctrl_exec.common.messages import HostResult, integer_of, read_object, text_
 from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import field, replace, value
 from ctrl_exec.operations.carrier import Pause
-from ctrl_exec.operations.status import recover_one, visible_head
-from ctrl_exec.services.progress import decode_output
+from ctrl_exec.operations.status import revive, visible_head
+from ctrl_exec.services.progress import decode_output, is_start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ KINDS = ("start", "batch", "stdout", "stderr", "cancel", "exit", "end", "idle")
 BEGINNING = -1
 POLL_S = 0.04
 _LOOK_AFTER_S = 1.0  # so often it is asked whether a silent run still has a carrier
+_LONGEST_LOOK_S = 30.0
 OLDER_AGENT = "older agent: its output comes at the end"
 
 
@@ -47,6 +48,7 @@ class RunEvent:
 
     - `start`: first of all, once. `facts`: script, args, hosts, mode, created, and `notes` by host, where
       one is known that can't send its output while the script runs.
+      With a `host`: its script runs, as the agent says. One that is over in a moment goes without.
     - `batch`: a batch was begun. `facts`: batch (1, 2, …), hosts.
     - `stdout`, `stderr`: `text` of `host`. A script that prints lines gives whole lines; an unfinished one
       comes after a moment. The texts of one stream put together are the whole output.
@@ -96,7 +98,8 @@ def follow(
     Raises: InvalidNameError; DeniedError; UnknownRunError; StorageError.
     """
     head = visible_head(dispatcher, caller, reqid, "status")
-    return _Watch(dispatcher, head, after, Pause(interrupt), idle_s).events()
+    keeps_stderr = caller.via != "cli"
+    return _Watch(dispatcher, head, after, Pause(interrupt), idle_s, keeps_stderr=keeps_stderr).events()
 
 
 def watch(
@@ -118,15 +121,24 @@ class _Watch:
     """One watcher of one run."""
 
     def __init__(
-        self, dispatcher: Dispatcher, head: RunHead, after: int, pause: Pause, idle_s: float | None
+        self,
+        dispatcher: Dispatcher,
+        head: RunHead,
+        after: int,
+        pause: Pause,
+        idle_s: float | None,
+        *,
+        keeps_stderr: bool = False,
     ) -> None:
         self._dispatcher = dispatcher
+        self._keeps_stderr = keeps_stderr
         self._head = head
         self._after = after
         self._pause = pause
         self._idle_s = idle_s
         self._has_ended = False
         self._looked = self._heard = monotonic()
+        self._look_after_s = _LOOK_AFTER_S
 
     def events(self) -> Iterator[RunEvent]:
         """All of them."""
@@ -181,18 +193,27 @@ class _Watch:
         if self._idle_s is not None and now - self._heard >= self._idle_s:
             self._heard = now
             yield RunEvent(log.at, "idle")
-        if now - self._looked < _LOOK_AFTER_S:
+        if now - self._looked < self._look_after_s:
             return
-        reqid, results = self._head.reqid, self._dispatcher.results
-        if not results.is_carried(reqid):
-            recover_one(self._dispatcher, reqid)
-            head = results.head(reqid)
-            if head is None:  # purged meanwhile
-                self._has_ended = True
-            elif head.complete and not log.has_more:  # its last line was never written
-                self._has_ended = True
-                yield RunEvent(log.at, "end", facts={"state": head.state, "counts": head.counts or {}})
+        if self._dispatcher.results.is_carried(self._head.reqid):
+            self._look_after_s = _LOOK_AFTER_S
+        else:
+            yield from self._mind_orphan(log)
         self._looked = monotonic()
+
+    def _mind_orphan(self, log: EventLog) -> Iterator[RunEvent]:
+        """What there is to do where the run has no carrier."""
+        reqid = self._head.reqid
+        head = self._dispatcher.results.head(reqid)
+        if head is None:  # purged meanwhile
+            self._has_ended = True
+        elif not head.complete:
+            # not in this process: who shows events may be slow; and less often where nobody lives long
+            self._look_after_s = min(2 * self._look_after_s, _LONGEST_LOOK_S)
+            revive(self._dispatcher, reqid, keeps_stderr=self._keeps_stderr)
+        elif not log.has_more:  # its last line was never written
+            self._has_ended = True
+            yield RunEvent(log.at, "end", facts={"state": head.state, "counts": head.counts or {}})
 
     def _from_record(self) -> Iterator[RunEvent]:
         """A finished run whose log is gone."""
@@ -200,19 +221,23 @@ class _Watch:
         if record is None or not record.complete:  # purged meanwhile, or its log was taken away
             return
         last = max(self._after, 0)
-        for place, result in _in_order(record):
-            for event in _of_result(result, place):
-                if event.id > last:
-                    yield event
+        for event in _events_in(record):
+            if event.id > last:
+                yield event
         place = max([last, *record.places.values()])
         yield RunEvent(place, "end", facts={"state": record.state, "counts": record.counts})
 
 
-def _in_order(record: RunRecord) -> list[tuple[int, HostResult]]:
-    """The results as they came, with their places; of a record without places, in the order asked."""
+def _events_in(record: RunRecord) -> Iterator[RunEvent]:
+    """What came, in its order; of a record without places, in the order asked."""
     places = record.places or {host: 3 * number for number, host in enumerate(record.hosts, start=1)}
-    found = [(places.get(each.host, 0), each) for each in record.results if each.is_final]
-    return sorted(found, key=lambda each: each[0])
+    ends: dict[int, HostResult] = {places.get(each.host, 0): each for each in record.results if each.is_final}
+    starts = {place: host for host, place in record.starts.items()}
+    for place in sorted(ends.keys() | starts.keys()):
+        if place in starts:
+            yield RunEvent(place, "start", starts[place])
+        if place in ends:
+            yield from _of_result(ends[place], place)
 
 
 def _events_of(line: bytes, place: int) -> Iterator[RunEvent]:
@@ -226,6 +251,8 @@ def _events_of(line: bytes, place: int) -> Iterator[RunEvent]:
             result = HostResult.from_json(event["result"])
             if result.is_final:
                 yield from _of_result(result, place)
+            elif is_start(result):
+                yield RunEvent(place, "start", result.host)
         elif "batch" in event:
             yield RunEvent(place, "batch", facts=event)
         elif "cancel" in event:

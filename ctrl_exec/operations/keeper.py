@@ -9,6 +9,7 @@ from __future__ import annotations
 from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.errors import StorageError
 from ctrl_exec.common.value import replace
+from ctrl_exec.operations.contact import Contacts
 from ctrl_exec.operations.output import OutputBudget
 from ctrl_exec.services.progress import STREAMS
 
@@ -52,6 +53,8 @@ class Keeper:
             for stream in STREAMS:
                 if chars := journal.received(known.host, stream).chars:
                     self._budget.charge(known.host, stream, chars)
+        self._contacts = Contacts(dispatcher)
+        self._sent_at: dict[str, float] = {}
         self._missed_since: dict[str, float] = {}
         self._has_storage = True
         self._looked = float("-inf")
@@ -66,6 +69,10 @@ class Keeper:
             self._is_cancelled = self.journal.is_cancelled
         return self._is_cancelled
 
+    def note_sent(self, names: Iterable[str]) -> None:
+        """The command is given to these hosts now."""
+        self._sent_at |= dict.fromkeys(names, monotonic())
+
     # what agents say
 
     def known(self, host: str, stream: str) -> Received:
@@ -73,10 +80,14 @@ class Keeper:
         return self.journal.received(host, stream)
 
     def hear_output(self, part: OutputPart) -> None:
-        """Keep a piece of output."""
-        self.has_heard = True
-        if self.journal.result_of(part.host).is_final:
+        """Keep a piece of output; one of nothing says that the script runs."""
+        self.has_heard |= bool(part.text)  # a stream that is taken up again begins with such a one
+        known = self.journal.result_of(part.host)
+        if known.is_final:
             return
+        if known.state == "pending":
+            self._note_running(replace(known, state="running"))
+            self._contacts.note_streaming(part.host, can=True)
         text, is_whole = self._budget.pass_on(part.host, part.stream, part.text)
         if text:
             try:
@@ -92,6 +103,9 @@ class Keeper:
             self.unstarted.add(result.host)
             return True
         if result.is_final:
+            sent_at = self._sent_at.get(result.host)
+            if sent_at is not None:  # its own is that of the last question
+                result = replace(result, rtt_ms=round(1000 * (monotonic() - sent_at)))
             self.keep(result)
             return True
         if not result.error and self.journal.result_of(result.host).state == "pending":
@@ -99,7 +113,7 @@ class Keeper:
         return False
 
     def _note_running(self, result: HostResult) -> None:
-        """Keep that the agent has the run, of which we did not hear when the interrupt came."""
+        """Keep that the agent has the run."""
         try:
             self.journal.note(result)
         except StorageError as error:
@@ -122,6 +136,10 @@ class Keeper:
     def keep(self, result: HostResult, *, is_told: bool = True) -> None:
         """Keep a result, and tell of it."""
         kept = self._budget.end(result) if result.is_final else result
+        if kept.note:
+            self._contacts.note_streaming(kept.host, can=False)
+            if not (kept.stdout or kept.stderr):  # nothing came at all
+                kept = replace(kept, note="")
         try:
             self.journal.note(kept)
         except StorageError as error:

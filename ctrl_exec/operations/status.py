@@ -6,8 +6,12 @@ minute, takes it over, asks the agents, and completes it or says `interrupted` w
 
 from __future__ import annotations
 
-from ctrl_exec.common.errors import StorageError, UnknownRunError
+import os
+
+from ctrl_exec.common.errors import CtrlExecError, ProgramError, StorageError, UnknownRunError
 from ctrl_exec.common.names import REQID, check_reqid
+from ctrl_exec.common.process import detach
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import value
 from ctrl_exec.operations.carrier import Carrier
 from ctrl_exec.operations.report import RunReport, report_of
@@ -28,6 +32,8 @@ __all__ = ["Recovery", "RunReport", "purge", "recover", "status", "sweep", "unfi
 
 # long enough for large outputs over a slow line; hosts that are away cost only the connect timeout
 RECOVERY_PATIENCE_S = 120.0
+# so long a run that somebody watches is carried on; who still watches then has it carried on again
+ATTENTION_S = 60.0
 
 
 @value
@@ -126,18 +132,69 @@ def _take_over(dispatcher: Dispatcher, reqid: str, patience_s: float) -> RunReco
     if journal is None:
         return None
     carrier = Carrier(dispatcher, journal, _targets(dispatcher, journal))
-    was_stopped = journal.record.begun < len(journal.record.batches)
+    was_stopped = _was_stopped(journal)
     try:
         carrier.settle(patience_s)
         carrier.close_overdue()
         if not carrier.is_finished:
             return journal.write("interrupted")
-        was_stopped |= any(result.state == "lost" for result in journal.record.results)
-        # without a state it is what the hosts say; a cancel that was wished for is one
-        is_cut_off = was_stopped and not journal.is_cancelled
-        return carrier.finish("interrupted" if is_cut_off else "", wants_output=True)
+        return carrier.finish(_end_of(journal, was_stopped=was_stopped), wants_output=True)
     finally:
         carrier.close()
+
+
+def _was_stopped(journal: RunJournal) -> bool:
+    """Whether the carrier died before the last batch."""
+    return journal.record.begun < len(journal.record.batches)
+
+
+def _end_of(journal: RunJournal, *, was_stopped: bool) -> str:
+    """The state in which a run that was taken over ends; none: what the hosts say."""
+    was_stopped |= any(result.state == "lost" for result in journal.record.results)
+    # a cancel that was wished for is one
+    return "interrupted" if was_stopped and not journal.is_cancelled else ""
+
+
+def revive(dispatcher: Dispatcher, reqid: str, *, keeps_stderr: bool) -> None:
+    """Have a process of its own carry on with a run whose carrier is gone; nobody waits for it.
+
+    It listens to the agents live, for a minute or to the run's end. Where no process can be made the run
+    is looked after here. Raises: StorageError.
+    """
+    dispatcher.log.close()  # as in `detach_carrier`
+    keep_stderr = keeps_stderr and dispatcher.config.log_target == "stderr"
+    try:
+        detach(lambda: _attend(dispatcher, reqid), close=_open_fds() - {0, 1, 2}, keep_stderr=keep_stderr)
+    except ProgramError:
+        recover_one(dispatcher, reqid)
+
+
+def _open_fds() -> set[int]:
+    with suppress(OSError):
+        return {int(name) for name in os.listdir("/proc/self/fd")}
+    return set()
+
+
+def _attend(dispatcher: Dispatcher, reqid: str) -> None:
+    """Be the carrier of a run that has none, for some time."""
+    try:
+        journal = dispatcher.results.adopt(reqid)
+        if journal is None:
+            return
+        carrier = Carrier(dispatcher, journal, _targets(dispatcher, journal))
+        was_stopped = _was_stopped(journal)
+        try:
+            journal.mark("running")
+            carrier.attend(ATTENTION_S)
+            carrier.close_overdue()
+            if carrier.is_finished:
+                carrier.finish(_end_of(journal, was_stopped=was_stopped))
+            else:
+                journal.mark("interrupted")
+        finally:
+            carrier.close()
+    except CtrlExecError as error:
+        dispatcher.log.error("run", reqid=reqid, error=str(error))
 
 
 def _targets(dispatcher: Dispatcher, journal: RunJournal) -> tuple[Target, ...]:

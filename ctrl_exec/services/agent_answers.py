@@ -10,7 +10,7 @@ import base64
 import binascii
 from json.decoder import scanstring  # type: ignore[attr-defined]  # the C scanner, missing in typeshed
 
-from ctrl_exec.common.clock import openssl_time, parse_openssl_time
+from ctrl_exec.common.clock import openssl_time, parse_iso_z, parse_openssl_time
 from ctrl_exec.common.errors import MessageError
 from ctrl_exec.common.messages import HostResult, integer_of, parse_object, read_object, text_of, texts_of
 from ctrl_exec.common.names import SCRIPT
@@ -53,6 +53,7 @@ _OUTLINE_BYTES = 64 * 1024
 _MAX_SCRIPTS = 10_000
 _MAX_TAGS = 256
 _SHOWN_CHARS = 500
+_LONGEST_MS = 366 * 86_400_000
 _INTEGER = Pattern(r"-?[0-9]{1,9}")
 
 
@@ -263,7 +264,16 @@ def polled_result(reply: Reply, script: str, reqid: str, encoding: str | None) -
         return replace(result, state="lost", error="the agent restarted during the run")
     if status == "running":
         return replace(result, exit=None)
-    return _outcome(result, document, encoding)
+    return _outcome(replace(result, rtt_ms=max(reply.rtt_ms, _lasted_ms(document))), document, encoding)
+
+
+def _lasted_ms(document: dict[str, Any]) -> int:
+    """How long the script ran by the agent's clock; 0 where that is not said."""
+    try:
+        began, ended = (parse_iso_z(_word(document, key)) for key in ("started", "finished"))
+    except MessageError:
+        return 0
+    return min(_LONGEST_MS, int((ended - began).total_seconds() * 1000))
 
 
 def cancel_outcome(reply: Reply) -> CancelOutcome:

@@ -117,9 +117,7 @@ class RunJournal:
         self._progress.add_result(result)
         if self._fault is not None and any((result.host, stream) in self._unwritten for stream in STREAMS):
             raise self._fault  # it would be a last word without its output; recovery asks the agent again
-        place = self._append({"result": result.as_json()})
-        if result.is_final:
-            self._progress.places[result.host] = place
+        self._progress.note_result(result, self._append({"result": result.as_json()}))
         return True
 
     def _tell_output(self, result: HostResult) -> HostResult:
@@ -197,14 +195,20 @@ class RunJournal:
         return end + len(line)
 
     def write(self, state: str) -> RunRecord:
-        """Rewrite the record in a state that is not its end; gives it with all output. Raises: StorageError.
+        """Rewrite the record in a state that is not its end, and read all of it. Raises: StorageError."""
+        self.mark(state)
+        return self.read_back()
+
+    def mark(self, state: str) -> None:
+        """Rewrite the record in a state that is not its end, if it is in another. Raises: StorageError.
 
         What hosts have said stays where it is: in the log.
         """
+        if state == self._progress.base.state:
+            return
         self._progress.put(state=state)
         files.write_atomic(self._path(".json"), record_text(self._progress.base), FILE_MODE)
         self._tell((self._reqid,))
-        return self.read_back()
 
     def finish(self, state: str, now: int | None = None) -> RunRecord:
         """Write the complete record durably and let it go; gives it without output that is only on disk.
@@ -214,12 +218,13 @@ class RunJournal:
         completed = epoch_now() if now is None else now
         record = self.record
         keeps_log = self.has_pieces or bool(record.batches or record.cancels)
-        places = {} if keeps_log else dict(self._progress.places)
-        record = replace(record, state=state, complete=True, completed=completed, places=places)
+        kept = {} if keeps_log else {"places": self._progress.places, "starts": self._progress.starts}
+        places = {name: dict(each) for name, each in kept.items()}
+        record = replace(record, state=state, complete=True, completed=completed, **places)
         self._save(record)
         with suppress(StorageError):  # for those who are reading the log
             self._append({"end": state, "counts": record.counts})
-        self._progress.put(state=state, complete=True, completed=completed, places=places)
+        self._progress.put(state=state, complete=True, completed=completed, **places)
         with suppress(StorageError):  # the nightly sweep makes a marker that could not be made now
             mark_done(self._directory, self._reqid, completed)
         with suppress(StorageError):

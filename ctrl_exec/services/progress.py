@@ -65,6 +65,7 @@ class Progress:
         self.begun = record.begun
         self.cancels = {each.host: each for each in record.cancels}
         self.places: dict[str, int] = {}
+        self.starts: dict[str, int] = {}
         self.received: dict[tuple[str, str], Received] = {}
         self.spans: dict[tuple[str, str], array[int]] = {}
 
@@ -110,6 +111,13 @@ class Progress:
         known = self.received.get((host, stream)) or Received()
         self.received[host, stream] = known.grown(text, at)
 
+    def note_result(self, heard: HostResult, end: int) -> None:
+        """Keep where the line ends that gives a host's last word, or says that its script runs."""
+        if heard.is_final:
+            self.places[heard.host] = end
+        elif is_start(heard):
+            self.starts.setdefault(heard.host, end)
+
     def note_place(self, host: str, stream: str, start: int) -> None:
         """Keep where the line of a piece of output begins."""
         self.spans.setdefault((host, stream), array("Q")).append(start)
@@ -138,14 +146,19 @@ class Progress:
                 self.note_place(piece.host, piece.stream, start)
         elif "result" in event:
             heard = HostResult.from_json(event["result"])
-            if self.add_result(heard) and heard.is_final:
-                self.places[heard.host] = end
+            if self.add_result(heard):
+                self.note_result(heard, end)
         elif "missed" in event:
             self.missed[text_of(event, "missed")] = integer_of(event, "at", 0)
         elif "batch" in event:
             self.begun = max(self.begun, integer_of(event, "batch", 0))
         elif "cancel" in event:
             self.note_cancels(cancels_of(event["cancel"]))
+
+
+def is_start(heard: HostResult) -> bool:
+    """Whether what was heard of a host is that its script runs, and nothing more."""
+    return heard.state == "running" and not heard.error
 
 
 @value

@@ -42,7 +42,7 @@ class RunRecord:
     `submitter` and its address are for the auth hook and never shown. `batches` are the hosts in the
     order in which they are begun (empty: all at once), `begun` how many batches have been; `cancels`
     what became of a cancel, by host. `places` are the places of final results in an event log that is
-    not kept.
+    not kept, `starts` those at which it was known that a script runs.
     """
 
     reqid: str
@@ -65,6 +65,7 @@ class RunRecord:
     begun: int = 0
     cancels: tuple[CancelOutcome, ...] = ()
     places: dict[str, int] = field(default_factory=dict)
+    starts: dict[str, int] = field(default_factory=dict)
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -105,6 +106,8 @@ def encode_record(record: RunRecord) -> dict[str, Any]:
         document["cancel"] = {each.host: each.as_json() for each in record.cancels}
     if record.places:
         document["places"] = record.places
+    if record.starts:
+        document["starts"] = record.starts
     return document | {
         "submitter": {"username": record.submitter, "source_ip": record.submitter_ip},
         "expanded": record.expanded,
@@ -146,6 +149,7 @@ def decode_record(document: Any) -> RunRecord:
         begun=integer_of(found, "begun", 0),
         cancels=cancels_of(found.get("cancel") or {}),
         places=_places(found.get("places") or {}),
+        starts=_places(found.get("starts") or {}),
     )
 
 

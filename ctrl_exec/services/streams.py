@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LINE_LIMIT_BYTES = 8 << 20  # of the wire; agents send some 64 KiB of output in one
 HOLD_S = 0.1  # an unfinished line of the script is held back for so long
 _HOLD_CHARS = 1 << 16
+CAME_LATE = "older agent: its output came at the end"
 _REPLACED = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -34,7 +35,8 @@ _REPLACED = "\N{REPLACEMENT CHARACTER}"
 class OutputPart:
     """A piece of one host's output in the encoding of the run.
 
-    `at` says how many raw bytes of that stream there are with it: where to go on after a break.
+    `at` says how many raw bytes of that stream there are with it: where to go on after a break. One
+    without text says only that the script runs.
     """
 
     host: str
@@ -61,6 +63,7 @@ class Reading:
         self._held_since = dict.fromkeys(STREAMS, 0.0)
         self._buffer = bytearray()
         self._last: dict[str, Any] | None = None
+        self._is_plain = False  # whether the answer was none that streams
         self._fault = ""
 
     @property
@@ -73,6 +76,7 @@ class Reading:
         self.has_come = False
         self._buffer.clear()
         self._last = None
+        self._is_plain = False
         self._fault = ""
 
     @property
@@ -109,6 +113,8 @@ class Reading:
             self._last = found
             return
         if found.at <= self._at[found.stream]:  # told before
+            if not found.text:  # the script runs, and is silent so far
+                yield OutputPart(self.host, found.stream, "", self._at[found.stream])
             return
         if self._encoding == "base64" and len(found.text) % 4:
             raise MessageError("text: base64 that cannot be put together", field="text")
@@ -151,6 +157,8 @@ class Reading:
         """The answer is over: what was held back, and the reply with the last line as its document."""
         rest = [part for stream in STREAMS for part in self._let_go(stream)]
         if answer.failure is not None or answer.status != 200 or answer.body:
+            # a stream that was over in one line may come as a body, too
+            self._is_plain = answer.status == 200 and not answer.body.endswith(b"\n")
             return rest, answers.read_reply(self.host, answer)
         reply = answers.stream_reply(self.host, answer, self._last)
         if self._fault:
@@ -158,7 +166,7 @@ class Reading:
         return rest, reply
 
     def remainder(self, result: HostResult, document: dict[str, Any] | None) -> HostResult:
-        """The result with what of its output did not come piece by piece."""
+        """The result with what of its output did not come piece by piece, and a note if none could."""
         if not result.is_final or document is None:
             return result
         try:
@@ -168,7 +176,9 @@ class Reading:
             return replace(
                 result, state="failed", exit=-1, stdout="", stderr="", error=f"invalid answer: {error}"
             )
-        return replace(result, **texts)
+        # a refusal is plain, too, but holds no output
+        is_late = self._is_plain and any(stream in document for stream in STREAMS)
+        return replace(result, **texts, note=CAME_LATE if is_late else result.note)
 
     def _rest(self, result: HostResult, stream: str, at: int) -> str:
         text: str = getattr(result, stream)

@@ -35,6 +35,7 @@ from tests.support.emulated_run import STREAMS, EmulatedRun
 
 FEATURES = ["async", "stream", "cancel", "timeout", "keepalive", "result", "base64", "secrets"]
 _LAST_LINE_BYTES = 65536
+_OPENS_AFTER_S = 0.05  # so long a script runs before the agent says so
 OLD_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 Wish = tuple[str, float]  # ("read" | "write" | "sleep", seconds of the sleep)
@@ -246,12 +247,18 @@ class Connection:
     def stream(self, run: EmulatedRun, at: dict[str, int], *, is_order: bool) -> Steps:
         """The lines of a run from these offsets on, and its result as the last one."""
         run.waiting.append(self)
-        has_begun, sent = not is_order, 0
+        has_begun, has_opened, sent = not is_order, False, 0
+        opens_at = run.begun_at + _OPENS_AFTER_S
         if has_begun:
             yield from self.send(self.stream_head())
         while True:
             now = time.monotonic()
             is_over = run.is_over(now)
+            if not (has_opened or is_over) and (now >= opens_at or not is_order):
+                if not has_begun:
+                    yield from self.send(self.stream_head())
+                has_begun = has_opened = True
+                yield from self.chunk({"stream": "stdout", "text": "", "at": at["stdout"]})
             for stream in STREAMS:
                 while run.size(stream, now) - at[stream] > (_LAST_LINE_BYTES if is_over else 0):
                     text, used = run.piece(stream, at[stream], now)
@@ -267,7 +274,8 @@ class Connection:
                         self.reset()
             if is_over:
                 break
-            yield "sleep", max(0.001, run.changes_at(now) - now)
+            due = run.changes_at(now) if has_opened else min(opens_at, run.changes_at(now))
+            yield "sleep", max(0.001, due - now)
         if is_order and run.is_lost(now):
             self.reset()
         last = run.record(now, at) if not is_order else {

@@ -66,6 +66,32 @@ def test_lines_come_while_the_script_runs_and_the_last_one_is_the_result(host: A
         assert host.result(REQID).json()["stdout"] == "one\nzwö\nthree\n"
 
 
+def test_a_silent_script_is_said_to_run(host: AgentHost):
+    """Before it has printed anything, to the peer that ordered it and to others; once on each connection."""
+    steps = stepping_script(host)
+    opening = {"stream": "stdout", "text": "", "at": 0}
+    with host.start(), host.connect() as connection:
+        send(connection, "POST", "/run", order("steps"))
+        with connection.makefile("rb") as file, steps.open("w", buffering=1) as fifo:
+            stream = Streaming(connection, file)  # whose head comes while nothing was printed
+            with host.streaming("GET", f"/result/{REQID}?stream=1") as again:
+                fifo.write("one\nend\n")
+                for each in (stream, again):
+                    assert each.finish()["stdout"] == "one\n"
+                    assert each.openings == [opening]
+
+
+def test_an_order_that_comes_again_is_answered_in_lines_from_the_record(agent: AgentHost):
+    agent.script("hello", "echo hi; exit 4")
+    agent.reload()
+    found = []
+    for _ in range(2):
+        answer = agent.ask("POST", "/run", order("hello"))
+        assert answer.headers["content-type"] == "application/x-ndjson"
+        found.append(json.loads(answer.body))
+    assert [(each["exit"], each["stdout"]) for each in found] == [(4, "hi\n")] * 2
+
+
 def test_a_script_that_ends_at_once_gives_one_line_and_the_connection_stays(agent: AgentHost):
     agent.script("hello", "echo hi; echo oh >&2; exit 4")
     agent.reload()

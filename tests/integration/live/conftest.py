@@ -31,6 +31,8 @@ def printers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     fleet.add("begun", stdout="begun\n", delay_s=1000.0)
     fleet.add("silent", stdout="", delay_s=1000.0)
     fleet.add("elder", features=list(OLDER), stdout="late\n", delay_s=1.5)
+    fleet.add("elder-silent", features=list(OLDER), stdout="", delay_s=1.5)
+    fleet.add("refuses", refuse="script not permitted")
     fleet.add("older", older=True, delay_s=1.5)
     fleet.add("much", stdout="", stdout_bytes=3_000_000, lines=3, line_every_s=0.1)
     for number in range(20):

@@ -75,11 +75,8 @@ def test_silence_is_told_too(bench: Bench) -> None:
     """For those who must send something now and then."""
     started = bench.run("endless", is_async=True)
     events = follow(bench.dispatcher(), CALLER, started.reqid, idle_s=0.05)
-    assert [kind for _ in range(5) if (kind := next(events).kind) != "stdout"][:3] == [
-        "start",
-        "idle",
-        "idle",
-    ]
+    seen = [next(events) for _ in range(6)]
+    assert [each.kind for each in seen if not each.host][:3] == ["start", "idle", "idle"]
 
 
 def test_a_run_whose_carrier_was_killed_is_recovered_by_its_watcher(bench: Bench) -> None:
@@ -134,6 +131,17 @@ def test_who_may_not_see_a_run_sees_none(bench: Bench) -> None:
     del bench.settings["auth_hook"]
     with pytest.raises(UnknownRunError):
         follow(bench.dispatcher(), CALLER, "0123456789abcdef")
+
+
+def test_a_silent_host_is_told_to_run(bench: Bench) -> None:
+    """When the agent has begun it; who watches later, or the record, hears the same."""
+    started = bench.run("slow", "host-0001", is_async=True)
+    live = watch(bench, started.reqid)
+    [begun] = [each for each in live if each.kind == "start" and each.host == "slow"]
+    assert begun.as_json() == {"id": begun.id, "event": "start", "host": "slow"}
+    assert watch(bench, started.reqid) == live
+    for number, event in enumerate(live[:-1]):
+        assert watch(bench, started.reqid, event.id) == live[number + 1 :]
 
 
 def test_what_older_agents_cannot_do_is_said_at_the_start(bench: Bench) -> None:

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from ctrl_exec.common.process import fork_child, wait_status
+from ctrl_exec.operations.cancel import cancel
 from ctrl_exec.operations.follow import follow
 from ctrl_exec.operations.run import RunReport, RunRequest
 from tests.integration.runs.dispatching import CALLER, Bench, killed_at
@@ -145,6 +146,65 @@ def test_an_agent_that_cannot_stream_tells_its_output_at_the_end(live: Bench) ->
     assert [each.text for each in events if each.host == "elder" and each.kind == "stdout"] == ["late\n"]
     assert [each.text for each in events if each.host == "older" and each.kind == "stdout"] == ["ok\n"]
     assert live.status(started.reqid).counts == {"ok": 3}
+
+
+def noted(live: Bench, host: str) -> object:
+    return live.dispatcher().registry.contact(host).get("features")
+
+
+def test_who_cannot_stream_is_told_by_its_answer_and_remembered(live: Bench) -> None:
+    """On the host's result and its last event, in the next run at the start; not where there was no output."""
+    late = "older agent: its output came at the end"
+    registry = live.dispatcher().registry
+    registry.note_contact("tick-0", features=["async", "result"])
+    registry.note_contact("elder", features=["async", "stream"])
+    started = live.run("elder", "older", "elder-silent", "tick-0", is_async=True)
+    events = list(follow(live.dispatcher(), CALLER, started.reqid))
+    assert list(events[0].facts["notes"]) == ["tick-0"]
+    told = {each.host: each.as_json().get("note") for each in events if each.kind == "exit"}
+    assert told == {"elder": late, "older": late, "elder-silent": None, "tick-0": None}
+    shown = {each["host"]: each.get("note") for each in live.status(started.reqid).status_json()["results"]}
+    assert shown == told
+    assert noted(live, "elder") == ["async"]
+    assert noted(live, "older") == noted(live, "elder-silent") == ["none"]
+    assert noted(live, "tick-0") == ["async", "result", "stream"]
+    again = live.run("elder", "older", "elder-silent", "tick-0", is_async=True)
+    start = next(follow(live.dispatcher(), CALLER, again.reqid))
+    assert list(start.facts["notes"]) == ["elder", "older", "elder-silent"]
+    assert live.wait_complete(again.reqid).counts == {"ok": 4}
+
+
+def test_a_refusal_makes_no_agent_an_older_one(live: Bench) -> None:
+    """Nor does an agent that is not there."""
+    report = live.run("refuses", "node-00")
+    assert [(each.state, each.note) for each in report.results] == [("refused", ""), ("ok", "")]
+    assert noted(live, "refuses") is None
+
+
+def test_a_run_whose_carrier_died_is_watched_live(live: Bench) -> None:
+    """Its watcher has it carried on by a process that stays, and obeys a cancel."""
+    started = live.run("endless", "silent", is_async=True)
+    eventually(lambda: live.status(started.reqid).results[1].state == "running")
+    kill_carrier(live)
+    results = live.dispatcher().results
+    eventually(lambda: not results.is_carried(started.reqid))
+    events = follow(
+        live.dispatcher(), CALLER, started.reqid, (live.runs / f"{started.reqid}.events").stat().st_size
+    )
+    lines = 0
+    while lines < 25:
+        event = next(events)
+        lines += event.text.count("\n")
+        assert results.is_carried(started.reqid)
+    report = live.status(started.reqid)
+    assert (report.state, report.complete) == ("running", False)
+    assert [each.state for each in report.results] == ["running", "running"]
+    assert cancel(live.dispatcher(), CALLER, started.reqid).has_ended
+    rest = list(events)
+    assert rest[-1].facts == {"state": "cancelled", "counts": {"cancelled": 2}}
+    done = live.status(started.reqid)
+    assert done.results[0].stdout.startswith("begun\nline 00000001\n")
+    assert min(each.rtt_ms for each in done.results) >= 1000
 
 
 @pytest.mark.parametrize("live", ["fresh"], indirect=True)

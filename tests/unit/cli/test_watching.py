@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from ctrl_exec.cli.arguments import Arguments
+from ctrl_exec.cli.batches import batch_lines
 from ctrl_exec.cli.output import Output
 from ctrl_exec.cli.progress import Progress
 from ctrl_exec.cli.watching import Silence, Watcher, show_event
 from ctrl_exec.cli.wish import run_wish
 from ctrl_exec.common.errors import UsageError
+from ctrl_exec.common.messages import HostResult
 from tests.support.polling import eventually
 
 
@@ -97,9 +99,60 @@ def test_notes_and_batches_are_messages() -> None:
     assert (stdout, stderr) == ("", "n1: older agent: its output comes at the end\nbatch 2: n[1-2]\n")
 
 
+def test_an_older_agents_late_output_is_remarked_once() -> None:
+    """At the start where it was known, else with its last word; not for one whose output came in time."""
+    note = "older agent: its output came at the end"
+    about = start("n1", "n2", "n3") | {"notes": {"n1": "older agent: its output comes at the end"}}
+    ends = [ended("n1") | {"note": note}, ended("n2") | {"note": note}, ended("n3")]
+    stdout, stderr, watcher = watched(about, {"id": 3, "event": "start", "host": "n3"}, *ends)
+    assert stdout == ""
+    assert stderr == f"n1: older agent: its output comes at the end\nn2: {note}\n"
+    assert watcher.hosts == ("n1", "n2", "n3")
+
+
+def rollout(*begun: bool, complete: bool = False, error: str = "", **states: str) -> list[str]:
+    """The lines of a rollout of a1, a2 | b1 | c1."""
+    hosts = (("a1", "a2"), ("b1",), ("c1",))
+    results = [
+        HostResult(host, "job", states.get(host, "pending"), error=error if host == "c1" else "")
+        for batch in hosts
+        for host in batch
+    ]
+    batches = [{"hosts": list(each), "begun": is_begun} for each, is_begun in zip(hosts, begun, strict=True)]
+    return list(batch_lines({"batches": batches, "complete": complete}, results))
+
+
+def test_batches_are_told_with_where_they_stand() -> None:
+    """Under way, between two of them, and when they have come to a stop."""
+    assert rollout(True, False, False, a1="ok", a2="running") == [
+        "batch 1 of 3  running  a[1-2]: 1 ok, 1 running",
+        "batch 2 of 3  waiting  b1",
+        "batch 3 of 3  waiting  c1",
+    ]
+    assert rollout(True, False, False, a1="ok", a2="failed") == [
+        "batch 1 of 3  done     a[1-2]: 1 ok, 1 failed",
+        "batch 2 of 3  pausing  b1",
+        "batch 3 of 3  waiting  c1",
+    ]
+    error = "not started: 1 host failed, at most 0 may"
+    ends = {"a1": "ok", "a2": "ok", "b1": "failed", "c1": "cancelled"}
+    assert rollout(True, True, False, complete=True, error=error, **ends) == [
+        "batch 1 of 3  done     a[1-2]: 2 ok",
+        "batch 2 of 3  done     b1: 1 failed",
+        "batch 3 of 3  stopped  c1",
+        f"stopped: {error}",
+    ]
+    ends["c1"] = "ok"
+    assert rollout(True, True, True, complete=True, **ends)[2:] == ["batch 3 of 3  done     c1: 1 ok"]
+
+
 def test_the_table_shows_who_is_waited_for() -> None:
     """A row each with what it last said; the finished are counted; what does not fit is a number."""
     progress = Progress(Output(io.StringIO(), io.StringIO()), ())
+    runs = {"id": 1, "event": "start", "host": "c"}
+    for event in (start("a", "bb", "c", "d"), runs):
+        show_event(progress, event)
+    assert progress.rows(9)[2] == "c   running"
     for event in (start("a", "bb", "c", "d"), out("bb", "1\nlast\n"), ended("a"), ended("c", "failed", 1)):
         show_event(progress, event)
     assert progress.rows(9) == ["bb  running  last", "d   pending"]

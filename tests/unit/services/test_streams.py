@@ -148,3 +148,29 @@ def test_a_stream_without_a_result_is_a_broken_connection() -> None:
     assert finished(reading)[1].state == "lost"
     refused = reading.finish(Answer("h", 403, b'{"error": "forbidden"}'))[1]
     assert refused.state == "refused"
+
+
+def test_a_piece_of_nothing_says_that_the_script_runs() -> None:
+    """Whatever else has come; it moves nothing."""
+    reading = Reading("h", None)
+    assert told(reading, piece("", 0)) == [OutputPart("h", "stdout", "", 0)]
+    assert told(reading, piece("one\n", 4), piece("", 4)) == [
+        OutputPart("h", "stdout", "one\n", 4), OutputPart("h", "stdout", "", 4),
+    ]  # fmt: skip
+    assert reading.offsets == {"stdout": 4, "stderr": 0}
+
+
+@pytest.mark.parametrize(
+    ("document", "note"),
+    [
+        (LAST | {"stdout": "late\n"}, "older agent: its output came at the end"),
+        ({"script": "job", "exit": -1, "error": "script not permitted"}, ""),
+    ],
+)
+def test_a_plain_answer_with_output_is_an_older_agents(document: dict[str, object], note: str) -> None:
+    """A refusal is plain as well."""
+    _, result = finished(Reading("h", None), Answer("h", 200, json.dumps(document).encode()))
+    assert result.note == note
+    reading = Reading("h", None)
+    told(reading, last(stdout="in time\n"))
+    assert finished(reading)[1].note == ""
