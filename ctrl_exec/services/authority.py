@@ -73,7 +73,7 @@ class AuthoritySettings:
     `hook` gives the hook's settings at the time of asking (its environment file may change), None
     without a hook. `default` (deny, allow, token) governs where there is none. `token_check` is the
     task layer's: it raises DeniedError unless the token that proved the caller permits the action on
-    what the submitter started.
+    what the submitter started; where there is a hook, it is asked before that about the token's limits.
     `on_verdict` is told what the hook said, for figures.
     """
 
@@ -130,6 +130,7 @@ class Authority:
         if self._settings.hook is None:
             self._check_without_hook(caller, action, submitter)
             return
+        self._check_limits(caller, action, submitter)
         question = self._question(caller, action, submitter or Submitter())
         verdict = self._ask(
             self._settings.hook, replace(question, script=script, hosts=hosts, args=args, reqid=reqid)
@@ -146,7 +147,9 @@ class Authority:
         Raises: DeniedError; PayloadError.
         """
         if self._settings.hook is None:
-            return self._sees_without_hook(caller, action, submitter)
+            return self._is_permitted(self._check_without_hook, caller, action, submitter)
+        if not self._is_permitted(self._check_limits, caller, action, submitter):
+            return False
         question = self._question(caller, action, submitter)
         verdict = self._ask(self._settings.hook, replace(question, reqid=reqid, script=script))
         if verdict.cause in ("exit 1", "exit 3"):
@@ -160,14 +163,25 @@ class Authority:
         token = caller.forwarded_token
         return token if self._settings.forwards_token and not token.startswith(_OWN_TOKENS) else ""
 
-    def _sees_without_hook(self, caller: Caller, action: str, submitter: Submitter) -> bool:
+    def _is_permitted(
+        self,
+        check: Callable[[Caller, str, Submitter | None], None],
+        caller: Caller,
+        action: str,
+        submitter: Submitter,
+    ) -> bool:
         try:
-            self._check_without_hook(caller, action, submitter)
+            check(caller, action, submitter)
         except DeniedError as error:
             if error.code == INSUFFICIENT_PRIVILEGE:
                 return False
             raise
         return True
+
+    def _check_limits(self, caller: Caller, action: str, submitter: Submitter | None) -> None:
+        """A token that was made for less than its user may, stays so whatever the hook says of the user."""
+        if self._settings.token_check is not None and caller.auth == "token":
+            self._settings.token_check(caller, action, submitter)
 
     def _check_without_hook(self, caller: Caller, action: str, submitter: Submitter | None) -> None:
         self.require_open(caller)

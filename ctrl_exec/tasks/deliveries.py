@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _TOLERANCE_S = 300
 _REMEMBERED_NS = 3 * 86400 * 10**9
 _ID_LIMIT = 200
+# what these sign says neither when it was sent nor under which id: the body itself is remembered
+_BODY_ALONE = ("GITHUB", "GITEA")
 _EVENT_FIELDS = {"GITHUB": "x-github-event", "GITLAB": "x-gitlab-event", "GITEA": "x-gitea-event"}
 _ID_FIELDS = {
     "GITHUB": "x-github-delivery",
@@ -82,12 +84,16 @@ def authenticate(store: Store, sealer: Sealer, delivery: Delivery) -> tuple[Webh
 def deliver(store: Store, webhook: Webhook, owner: Identity, delivery: Delivery) -> Outcome:
     """Start the task if the delivery is meant to, once for each delivery.
 
+    Where a scheme signs the body alone, the same body is the same delivery, whatever its id.
+
     Raises: MessageError for a body that is no JSON object; InvalidFieldsError for a field that is no value
     of its parameter; NotFoundError or DeniedError where the owner may not start it; ConflictError.
     """
     document = parse_object(delivery.body) if delivery.body else {}
-    reason = _reason_to_ignore(webhook, delivery, document)
+    event = _event_of(webhook, delivery, document)
+    reason = _reason_to_ignore(webhook, event, document)
     if reason:
+        _remember_body(store, webhook, delivery, event)
         return Outcome(reason=reason)
     delivery_id = delivery.headers.get(_ID_FIELDS[webhook.scheme], "")[:_ID_LIMIT]
     task = find_task(store, owner, webhook.task_id, EXECUTOR)
@@ -103,16 +109,16 @@ def deliver(store: Store, webhook: Webhook, owner: Identity, delivery: Delivery)
         raise InvalidInputError("a SECRET has no value here")
     with store.writing():
         now_ns = store.clock_ns()
-        store.execute("DELETE FROM deliveries WHERE at_ns < ?", (now_ns - _REMEMBERED_NS,))
-        known = "SELECT execution_id FROM deliveries WHERE webhook_id = ? AND delivery = ?"
-        row = store.row(known, (webhook.webhook_id, delivery_id)) if delivery_id else None
-        if row is not None:
-            return Outcome(row["execution_id"], is_repeated=True)
+        forget_old(store)
+        known = _known(store, webhook, delivery_id) or _known_by_body(store, webhook, delivery, event)
+        if known is not None:
+            return known
         start = Start(webhook.task_id, "WEBHOOK", owner.user_id, parameters)
         execution = request_execution(store, start)
         if delivery_id:
             made = {"webhook_id": webhook.webhook_id, "delivery": delivery_id, "at_ns": now_ns}
             store.insert("deliveries", made | {"execution_id": execution.execution_id})
+        _remember_body(store, webhook, delivery, event, execution.execution_id)
         act = ("start", "execution", execution.execution_id)
         audit.record(
             store, owner, act, project_id=webhook.project_id,
@@ -121,8 +127,58 @@ def deliver(store: Store, webhook: Webhook, owner: Identity, delivery: Delivery)
     return Outcome(execution.execution_id)
 
 
-def _reason_to_ignore(webhook: Webhook, delivery: Delivery, document: dict[str, Any]) -> str:
-    event = _event_of(webhook, delivery, document)
+def forget_old(store: Store) -> None:
+    """What came so long ago that it may come again. Raises: StorageError."""
+    for table in ("deliveries", "signed_bodies"):
+        store.execute(f"DELETE FROM {table} WHERE at_ns < ?", (store.clock_ns() - _REMEMBERED_NS,))
+
+
+def _known(store: Store, webhook: Webhook, delivery_id: str) -> Outcome | None:
+    sql = "SELECT execution_id FROM deliveries WHERE webhook_id = ? AND delivery = ?"
+    row = store.row(sql, (webhook.webhook_id, delivery_id)) if delivery_id else None
+    return None if row is None else Outcome(row["execution_id"], is_repeated=True)
+
+
+def _known_by_body(store: Store, webhook: Webhook, delivery: Delivery, event: str) -> Outcome | None:
+    """What the same signed body came to before; None if it is new.
+
+    One that was left out as another event stays so: the event's name is not signed either.
+    """
+    if webhook.scheme not in _BODY_ALONE:
+        return None
+    sql = "SELECT event, execution_id FROM signed_bodies WHERE webhook_id = ? AND digest = ?"
+    row = store.row(sql, (webhook.webhook_id, _sha256(delivery.body)))
+    if row is None:
+        return None
+    if row["execution_id"] is not None:
+        return Outcome(row["execution_id"], is_repeated=True)
+    return (
+        None
+        if row["event"] == event[:_ID_LIMIT]
+        else Outcome(reason=f"it came before, as {row['event'][:80]!r}")
+    )
+
+
+def _remember_body(
+    store: Store, webhook: Webhook, delivery: Delivery, event: str, execution_id: str | None = None
+) -> None:
+    if webhook.scheme not in _BODY_ALONE:
+        return
+    sql = """
+    INSERT INTO signed_bodies (webhook_id, digest, at_ns, event, execution_id) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET execution_id = excluded.execution_id WHERE excluded.execution_id IS NOT NULL
+    """
+    digest = _sha256(delivery.body)
+    store.execute(sql, (webhook.webhook_id, digest, store.clock_ns(), event[:_ID_LIMIT], execution_id))
+
+
+def _sha256(body: bytes) -> bytes:
+    import hashlib
+
+    return hashlib.sha256(body).digest()
+
+
+def _reason_to_ignore(webhook: Webhook, event: str, document: dict[str, Any]) -> str:
     if webhook.events and event not in webhook.events:
         return f"the event {event[:80]!r} is none of this webhook's"
     if not webhook.events and webhook.scheme == "GITHUB" and event == "ping":

@@ -142,4 +142,16 @@ CREATE INDEX notices_of_notifier ON notices (notifier_id);
 ALTER TABLE executions ADD COLUMN is_long INTEGER NOT NULL DEFAULT 0;
 """
 
-MIGRATIONS = (_IDENTITY + _PROJECTS + _TASKS + _EXECUTIONS, _NOTICES)
+# Which token made which: what is revoked takes along what descends from it. Bodies that were signed without
+# anything that says when or under which id: they are known again by themselves.
+_LINEAGE = """
+ALTER TABLE tokens ADD COLUMN maker_id TEXT NOT NULL DEFAULT '';
+CREATE INDEX tokens_of_maker ON tokens (maker_id) WHERE maker_id != '';
+CREATE TABLE signed_bodies (
+  webhook_id TEXT NOT NULL REFERENCES webhooks ON DELETE CASCADE, digest BLOB NOT NULL,
+  at_ns INTEGER NOT NULL, event TEXT NOT NULL, execution_id TEXT, PRIMARY KEY (webhook_id, digest)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX signed_bodies_by_time ON signed_bodies (at_ns);
+"""
+
+MIGRATIONS = (_IDENTITY + _PROJECTS + _TASKS + _EXECUTIONS, _NOTICES, _LINEAGE)

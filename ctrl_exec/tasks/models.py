@@ -96,7 +96,8 @@ class Token:
     """A credential of the task layer; its secret is known only as a SHA-256.
 
     `kind` is `personal`, `access` or `refresh`; empty `scopes` and `project_ids` mean all that the user may.
-    A refresh token that was used is `spent`; using it again revokes its `family_id`.
+    A refresh token that was used is `spent`; using it again revokes its `family_id`. `maker_id` is the
+    personal token that made it, itself or by an access token that was given for it.
     """
 
     token_id: str
@@ -111,6 +112,7 @@ class Token:
     revoked_ns: int | None = None
     spent_ns: int | None = None
     family_id: str = ""
+    maker_id: str = ""
 
 
 @value

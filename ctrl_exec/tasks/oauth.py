@@ -111,7 +111,10 @@ def _by_client(store: Store, form: Mapping[str, str], client: tuple[str, str] | 
         expires_ns=personal.expires_ns,
         family_id=personal.token_id,
     )
-    return _issue(store, draft, is_refreshable=False)
+    with store.writing():  # one that is revoked this moment gives nothing that outlives it
+        if not tokens.is_alive(tokens.find_token(store, personal.token_id), store.clock_ns()):
+            raise GrantError("the personal access token was revoked", word="invalid_client")
+        return _issue(store, draft, is_refreshable=False)
 
 
 def _identity(store: Store, token: Token) -> Identity:
@@ -168,7 +171,8 @@ def _issue(store: Store, draft: Token, *, is_refreshable: bool) -> dict[str, Any
 
 
 def revoke(store: Store, form: Mapping[str, str]) -> None:
-    """End a token, whatever it is; with a refresh token all that descends from its sign-in.
+    """End a token, whatever it is; with a refresh token all that descends from its sign-in, with a personal
+    one all that it made.
 
     One that is unknown is over already. Raises: GrantError without a token.
     """
@@ -176,30 +180,46 @@ def revoke(store: Store, form: Mapping[str, str]) -> None:
     if known is None:
         return
     with store.writing():
+        if known.kind == PERSONAL:
+            tokens.revoke_line(store, known.token_id)
+            return
         tokens.revoke_token(store, known.token_id)
         if known.kind == REFRESH:
             tokens.revoke_family(store, known.family_id)
-        elif known.kind == PERSONAL:
-            tokens.revoke_family(store, known.token_id)
+
+
+def check_limits(identity: Identity, action: str) -> None:
+    """Whether an action of the core is within the limits of the token, whoever decides about its user.
+
+    The core knows no projects: a token that is confined to some does not reach it, but for what tells
+    nothing of a run or an agent's doing (`api`).
+
+    Raises: DeniedError.
+    """
+    identity.require_scope({"run": "run", "cancel": "run", "pairing": "admin"}.get(action, "read"))
+    if identity.project_ids is not None and action != "api":
+        raise _denied("a token that is limited to projects does not reach the core")
+
+
+def _denied(detail: str) -> DeniedError:
+    from ctrl_exec.common.hook import INSUFFICIENT_PRIVILEGE
+
+    return DeniedError(INSUFFICIENT_PRIVILEGE, "insufficient privilege", detail)
 
 
 def check_core(identity: Identity, action: str, submitter: str | None) -> None:
     """Whether a token permits an action of the core where no auth hook decides (`api_auth_default = token`).
 
-    The core knows no projects. What one may by a role that edits tasks, one may directly too: managers
-    run scripts and see what they themselves have run. All else is the administrators'.
+    What one may by a role that edits tasks, one may directly too: managers run scripts and see what
+    they themselves have run. All else is the administrators'.
 
     Raises: DeniedError.
     """
-    from ctrl_exec.common.hook import INSUFFICIENT_PRIVILEGE
-
-    identity.require_scope({"run": "run", "cancel": "run", "pairing": "admin"}.get(action, "read"))
+    check_limits(identity, action)
     if identity.has_all or action == "api":
         return
     is_manager = any(identity.has_role(project_id, MANAGER) for project_id in identity.visible or ())
     is_own = submitter is not None and submitter == identity.username
     if is_manager and (action in ("ping", "run") or (action in ("status", "cancel") and is_own)):
         return
-    raise DeniedError(
-        INSUFFICIENT_PRIVILEGE, "insufficient privilege", f"this token does not permit {action}"
-    )
+    raise _denied(f"this token does not permit {action}")

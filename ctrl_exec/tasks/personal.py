@@ -5,10 +5,11 @@ Owns their form on the wire and the rule that a token never makes one that may m
 
 from __future__ import annotations
 
-from ctrl_exec.common.errors import NotFoundError
+from ctrl_exec.common.errors import NotFoundError, UnauthorizedError
 from ctrl_exec.common.value import replace
 from ctrl_exec.tasks import audit, tokens
 from ctrl_exec.tasks.forms import Form
+from ctrl_exec.tasks.identity import INVALID_TOKEN
 from ctrl_exec.tasks.models import Token
 from ctrl_exec.tasks.tokens import PERSONAL, SCOPES
 
@@ -70,7 +71,7 @@ def create_personal(
         identity.require_administrator()
     confined = _confined(identity, draft)
     with store.writing():
-        confined = replace(confined, expires_ns=_end_of(store, identity, draft.expires_ns))
+        confined = _descended(store, identity, confined)
         for project_id in confined.project_ids:
             identity.require_role(project_id)
             if store.row("SELECT 1 FROM projects WHERE project_id = ?", (project_id,)) is None:
@@ -94,27 +95,29 @@ def _confined(identity: Identity, draft: Token) -> Token:
     )
 
 
-def _end_of(store: Store, identity: Identity, wanted_ns: int | None) -> int | None:
-    """When a new token ends: no later than the personal one it is asked for with, or got its access by."""
-    sql = """
-    SELECT MIN(expires_ns) AS at FROM tokens WHERE kind = 'personal'
-      AND token_id IN (?, (SELECT family_id FROM tokens WHERE token_id = ?))
+def _descended(store: Store, identity: Identity, draft: Token) -> Token:
+    """The draft as a child of the personal token it is asked for with: it ends no later than that.
+
+    Raises: UnauthorizedError if that was revoked meanwhile: nothing may descend from it any more.
     """
-    row = store.row(sql, (identity.token_id, identity.token_id))
-    most_ns: int | None = None if row is None else row["at"]
-    if most_ns is None or wanted_ns is None:
-        return most_ns if wanted_ns is None else wanted_ns
-    return min(wanted_ns, most_ns)
+    if not identity.token_id:
+        return draft
+    maker = tokens.find_root(store, identity.token_id)
+    if not tokens.is_alive(maker or tokens.find_token(store, identity.token_id), store.clock_ns()):
+        raise UnauthorizedError("the token was revoked", challenge=INVALID_TOKEN)
+    if maker is None:
+        return draft
+    ends = [each for each in (draft.expires_ns, maker.expires_ns) if each is not None]
+    return replace(draft, maker_id=maker.token_id, expires_ns=min(ends, default=None))
 
 
 def revoke_personal(store: Store, identity: Identity, token_id: str) -> None:
-    """End a token of one's own, or as administrator anybody's. Raises: NotFoundError."""
+    """End a token of one's own, or as administrator anybody's, and all it has made. Raises: NotFoundError."""
     with store.writing():
         token = tokens.find_token(store, token_id)
         is_theirs = token.user_id == identity.user_id and identity.project_ids is None
         if token.kind != PERSONAL or token.revoked_ns is not None or not (is_theirs or identity.has_all):
             raise NotFoundError(f"no personal access token {token_id[:40]}")
-        tokens.revoke_token(store, token_id)
-        tokens.revoke_family(store, token_id)  # what the token endpoint gave for it
+        tokens.revoke_line(store, token_id)
         act = ("revoke", "personalAccessToken", token_id)
         audit.record(store, identity, act, before=encode_personal(token))

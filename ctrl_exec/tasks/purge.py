@@ -15,6 +15,7 @@ from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import value
 from ctrl_exec.tasks import lifecycle
 from ctrl_exec.tasks.definitions import load_task
+from ctrl_exec.tasks.deliveries import forget_old
 from ctrl_exec.tasks.execution_log import remove_log
 from ctrl_exec.tasks.executions import find_execution
 from ctrl_exec.tasks.models import OPEN_STATUSES
@@ -34,7 +35,6 @@ SLICE = 100
 _REST_S = 0.01  # between two: whoever waits to write looks so often at first
 _FILE = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\.(?:log(?:\.[0-9]+)*|lock)", re.ASCII)
 _FAILURES_S = 3600
-_DELIVERIES_S = 3 * 86_400
 _TOKENS_S = 86_400
 
 
@@ -52,7 +52,7 @@ def purge(store: Store, files: ExecutionFiles, default_days: int) -> Purged:
     executions = purge_executions(store, files, default_days)
     now_s = store.clock_ns() // lifecycle.NS
     store.execute("DELETE FROM failures WHERE minute < ?", ((now_s - _FAILURES_S) // 60,))
-    store.execute("DELETE FROM deliveries WHERE at_ns < ?", ((now_s - _DELIVERIES_S) * lifecycle.NS,))
+    forget_old(store)
     tokens = purge_tokens(store, (now_s - _TOKENS_S) * lifecycle.NS)
     return Purged(executions, sweep(store, files), tokens)
 

@@ -33,7 +33,7 @@ _LONGEST_SECRET = 100
 _USE_NOTED_EVERY_NS = 60 * 10**9
 _COLUMNS = (
     "token_id, user_id, kind, name, scopes, project_ids, created_ns, expires_ns, used_ns, revoked_ns, "
-    "spent_ns, family_id"
+    "spent_ns, family_id, maker_id"
 )
 
 
@@ -60,6 +60,7 @@ def create_token(store: Store, draft: Token) -> tuple[Token, str]:
         "token_id": token.token_id, "user_id": token.user_id, "kind": token.kind, "name": token.name,
         "digest": digest_of(secret), "scopes": packed(token.scopes), "project_ids": packed(token.project_ids),
         "created_ns": now_ns, "expires_ns": token.expires_ns, "family_id": token.family_id,
+        "maker_id": token.maker_id,
     }  # fmt: skip
     store.insert("tokens", row)
     return token, secret
@@ -116,6 +117,30 @@ def revoke_family(store: Store, family_id: str) -> int:
     """End all tokens that descend from one sign-in; gives how many."""
     sql = "UPDATE tokens SET revoked_ns = ? WHERE family_id = ? AND revoked_ns IS NULL"
     return store.execute(sql, (store.clock_ns(), family_id)) if family_id else 0
+
+
+def revoke_line(store: Store, token_id: str) -> int:
+    """End a personal token and all that descends from it: tokens it made, they made, or were given for them.
+
+    Gives how many.
+    """
+    sql = """
+    WITH RECURSIVE line (token_id) AS (
+      SELECT ? UNION SELECT tokens.token_id FROM tokens JOIN line ON tokens.maker_id = line.token_id)
+    UPDATE tokens SET revoked_ns = ?
+    WHERE revoked_ns IS NULL AND (token_id IN line OR family_id IN line)
+    """
+    return store.execute(sql, (token_id, store.clock_ns()))
+
+
+def find_root(store: Store, token_id: str) -> Token | None:
+    """The personal token that a token is, or was given for; None where it goes back to a sign-in."""
+    sql = f"""
+    SELECT {_COLUMNS} FROM tokens WHERE kind = 'personal'
+      AND token_id IN (?, (SELECT family_id FROM tokens WHERE token_id = ?))
+    """
+    row = store.row(sql, (token_id, token_id))
+    return None if row is None else _of_row(row)
 
 
 def spend(store: Store, token_id: str) -> bool:

@@ -72,8 +72,13 @@ class Gate:
     def check_token(self, caller: Caller, action: str, submitter: Submitter | None) -> None:
         """Judge an action of the core by the token it came with (`api_auth_default = token`).
 
+        Beside an auth hook only by the token's limits; its user's rights are the hook's matter.
+
         Raises: UnauthorizedError without one; DeniedError.
         """
+        if self._dispatcher.authority.has_hook:
+            self._check_limits(action)
+            return
         if caller.auth != "token" or self._proven is None:
             challenge = "invalid_token" if caller.token else ""
             raise UnauthorizedError("a token is needed: Authorization: Bearer ctpat_…", challenge=challenge)
@@ -81,10 +86,17 @@ class Gate:
 
         check_core(self._proven, action, submitter.username if submitter is not None else None)
 
+    def _check_limits(self, action: str) -> None:
+        if self._proven is not None:
+            from ctrl_exec.tasks.oauth import check_limits
+
+            check_limits(self._proven, action)
+
     def answer(self, request: Request, child: Child, match: Match, figures: Figures) -> Response:
         """The answer of a route of the task layer."""
         route = match.route
         assert isinstance(route, TaskRoute)
+        self._proven = None  # whoever asked the core before on this connection
         if route.authorised_by == PUBLIC:
             caller = access.way_in(request)
             visit = Visit(request, child, self._dispatcher, caller, match.parameters, {}, figures, self.store)

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from ctrl_exec.api.routes import PUBLIC, ROUTES, ApiRoute
-from tests.support.office import Office
+from ctrl_exec.common.clock import epoch_now
+from ctrl_exec.services.records import new_record
+from ctrl_exec.services.results import ResultStore
+from tests.support.office import PROJECT, Office
 
 KNOWN = {"hosts": ["nobody"], "script": "hello", "code": "123456"}
 # what managers of any project may as well as administrators
@@ -72,6 +75,58 @@ def test_a_scope_is_needed_too(guarded: Office) -> None:
     runner = guarded.token_for("admin", scopes=("run",))
     assert guarded.ask("POST", "/run", body, by=runner).status == 404
     assert guarded.ask("GET", "/health", by=runner).status == 403
+
+
+CORE = [each for each in ROUTES if each.authorised_by not in (PUBLIC, "api")]
+
+
+@pytest.mark.parametrize("route", CORE, ids=lambda route: route.name)
+def test_a_token_limited_to_projects_does_not_reach_the_core(guarded: Office, route: ApiRoute) -> None:
+    """Neither a manager's nor an administrator's: the core knows no projects to hold it to."""
+    refused = (403, 404) if "{reqid}" in route.pattern else (403,)
+    for who in ("manager", "admin"):
+        limited = guarded.token_for(who, project_ids=(PROJECT,))
+        answer = guarded.ask(route.method, path_of(route), body_of(route), by=limited)
+        assert answer.status in refused, (who, answer.body)
+        assert guarded.ask("GET", "/health", by=limited).status == 200
+        assert guarded.ask("GET", "/api/v1/tasks", by=limited).status == 200
+
+
+def test_a_manager_sees_runs_of_their_own_and_no_others(guarded: Office) -> None:
+    """An administrator sees all; a limited token of the manager not even their own."""
+    record = new_record("a1b2c3d4e5f60719", "hello", (), created=epoch_now(), submitter="manager")
+    ResultStore(str(guarded.state / "runs")).begin(record).finish("completed")
+    path = "/status/a1b2c3d4e5f60719"
+    for who, status in (("manager", 200), ("admin", 200), ("stranger", 404), ("viewer", 404)):
+        assert guarded.ask("GET", path, by=who).status == status, who
+    limited = guarded.token_for("manager", project_ids=(PROJECT,))
+    assert guarded.ask("GET", path, by=limited).status == 404
+    assert guarded.ask("POST", "/runs/a1b2c3d4e5f60719/cancel", by=limited).status == 404
+
+
+def test_a_hook_does_not_lift_a_tokens_limits(tmp_path: Path) -> None:
+    """It says what the user may; what their token was made for is less, and stays so."""
+    hook = tmp_path / "hook"
+    hook.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/asked\nexit 0\n")
+    hook.chmod(0o755)
+    office = Office(tmp_path / "office", {"auth_hook": hook})
+    body = {"hosts": ["nobody"], "script": "hello"}
+    try:
+        office.start_api()
+        for facts in ({"scopes": ("read",)}, {"project_ids": (PROJECT,)}):
+            limited = office.token_for("admin", **facts)
+            assert office.ask("POST", "/run", body, by=limited).status == 403
+            assert not (tmp_path / "asked").exists()
+        assert office.ask("POST", "/run", body, by=office.token_for("viewer", scopes=("run",))).status == 404
+        reader = office.token_for("viewer", project_ids=(PROJECT,))
+        assert office.ask("GET", "/health", by=reader).status == 200
+        # one after the other on one connection: the limits of the one before are not those of the next
+        assert (
+            office.ask("GET", "/api/v1/tasks", by=office.token_for("viewer", scopes=("read",))).status == 200
+        )
+        assert office.ask("POST", "/run", body, by="").status == 404
+    finally:
+        office.close()
 
 
 def test_a_token_in_the_body_counts_and_another_name_does_not(guarded: Office) -> None:

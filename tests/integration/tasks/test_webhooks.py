@@ -116,6 +116,61 @@ def test_what_came_before_starts_nothing_again(office: Office, task: dict[str, A
         assert send(office, standard, late).status == 401, stamp
 
 
+@pytest.mark.parametrize("scheme", ["GITHUB", "GITEA"])
+def test_a_captured_delivery_starts_nothing_under_another_id(
+    office: Office, task: dict[str, Any], scheme: str
+) -> None:
+    """Their signature covers the body alone: the body is known again, under any id, as any event."""
+    webhook_id = add(office, task, scheme=scheme)
+    body = json.dumps(PUSH).encode()
+    first = send(office, webhook_id, signed(scheme, body))
+    assert (first.status, first.json["repeatedFg"]) == (202, False)
+    nameless = {k: v for k, v in signed(scheme, body).items() if not k.endswith("Delivery")}
+    for replayed in (signed(scheme, body), signed(scheme, body, event="star"), nameless):
+        again = send(office, webhook_id, replayed)
+        assert (again.status, again.json["repeatedFg"]) == (202, True)
+        assert again.json["executionId"] == first.json["executionId"]
+    other = PUSH | {"size": 3}
+    assert (
+        send(office, webhook_id, signed(scheme, json.dumps(other).encode()), other).json["repeatedFg"]
+        is False
+    )
+    # another webhook is another receiver; and after the window it is forgotten
+    elsewhere = add(office, task, scheme=scheme)
+    assert send(office, elsewhere, signed(scheme, body)).json["repeatedFg"] is False
+    with office.store() as store:
+        store.execute("UPDATE signed_bodies SET at_ns = at_ns - ?", (3 * 86_400 * 10**9 + 1,))
+        store.execute("UPDATE deliveries SET at_ns = at_ns - ?", (3 * 86_400 * 10**9 + 1,))
+    late = send(office, webhook_id, signed(scheme, body))
+    assert late.json["repeatedFg"] is False
+    with office.store() as store:
+        kept = store.rows("SELECT execution_id FROM signed_bodies WHERE webhook_id = ?", (webhook_id,))
+    assert [each["execution_id"] for each in kept] == [late.json["executionId"]]
+
+
+def test_equal_deliveries_of_a_bearer_are_several(office: Office, task: dict[str, Any]) -> None:
+    """Who knows the secret itself may send the same body as often as they like."""
+    webhook_id = add(office, task)
+    found = {str(send(office, webhook_id, signed("GENERIC", b"")).json["executionId"]) for _ in range(2)}
+    assert len(found) == 2
+
+
+def test_what_was_left_out_is_not_started_as_another_event(office: Office, task: dict[str, Any]) -> None:
+    """The event's name is not signed; the sender's own second try, with the filters mended, is taken."""
+    body = json.dumps(PUSH).encode()
+    webhook_id = add(office, task, scheme="GITHUB", events=["release"])
+    assert send(office, webhook_id, signed("GITHUB", body)).json["executionId"] is None
+    forged = send(office, webhook_id, signed("GITHUB", body, event="release"))
+    assert (forged.status, forged.json["executionId"]) == (200, None)
+    assert "push" in str(forged.json["reason"])
+    path = f"/api/v1/webhooks/{webhook_id}"
+    assert office.ask("PATCH", path, {"events": ["release", "push"]}, by="manager").status == 200
+    again = send(office, webhook_id, signed("GITHUB", body))
+    assert (again.status, again.json["repeatedFg"]) == (202, False)
+    repeated = send(office, webhook_id, signed("GITHUB", body, event="release"))
+    assert repeated.json == {"executionId": again.json["executionId"], "repeatedFg": True}
+
+
 def test_what_is_not_meant_is_left(office: Office, task: dict[str, Any]) -> None:
     body = json.dumps(PUSH).encode()
     picky = add(office, task, scheme="GITHUB", events=["push"], branches=["release/*", "next"])
