@@ -219,20 +219,24 @@ def _typed(found: dict[str, Any], key: str, is_right: Callable[[Any], bool], exp
 
 def text_of(found: dict[str, Any], key: str, default: str | None = None) -> str:
     """The text at the key, or the default; without one it is required. Raises: MessageError."""
-    given = _typed(found, key, lambda each: isinstance(each, str), "a string")
-    if given is None:
-        if default is None:
-            raise MessageError(f"{key}: required", field=key)
-        return default
-    return str(given)
+    given = found.get(key)
+    if isinstance(given, str):
+        return given
+    if given is not None:
+        raise MessageError(f"{key}: expected a string", field=key)
+    if default is None:
+        raise MessageError(f"{key}: required", field=key)
+    return default
 
 
 def integer_of(found: dict[str, Any], key: str, default: int) -> int:
     """The whole number at the key, or the default. Raises: MessageError."""
-    given = _typed(
-        found, key, lambda each: isinstance(each, int) and not isinstance(each, bool), "a whole number"
-    )
-    return default if given is None else int(given)
+    given = found.get(key)
+    if given is None:
+        return default
+    if not isinstance(given, int) or isinstance(given, bool):
+        raise MessageError(f"{key}: expected a whole number", field=key)
+    return given
 
 
 def bounded_of(found: dict[str, Any], key: str, least: int, most: int) -> int | None:

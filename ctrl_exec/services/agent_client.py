@@ -67,6 +67,7 @@ class Question:
     read_timeout_s: float = 60.0
     deadline: float | None = None
     stream_limit_bytes: int = 0
+    wants_certificate: bool = False
 
     def as_bytes(self, *, keeps_connection: bool = False) -> bytes:
         """The whole HTTP request; one object for all hosts, for arguments may be half a megabyte."""
@@ -151,25 +152,34 @@ class AgentClient:
     ) -> Iterator[HostResult]:
         known = {target.name: target for target in targets}
         readings: dict[str, Reading] = {}
-
-        def reading_of(host: str) -> Reading:
-            if host not in readings:
-                readings[host] = pursuit.new_reading(host)
-            return readings[host]
-
         for said in self._send(targets, question, interrupt):
             if isinstance(said, Part):
-                pursuit.feed(reading_of(said.key), said.chunk)
+                if said.key not in readings:
+                    readings[said.key] = pursuit.new_reading(said.key)
+                pursuit.feed(readings[said.key], said.chunk)
                 continue
-            reply = said if isinstance(said, Reply) else pursuit.finish(reading_of(said.key), said)
-            result = answers.run_result(reply, command.script, command.reqid, command.encoding)
-            reading = readings.pop(result.host, None)
-            if isinstance(said, Answer):
+            if isinstance(said, Reply):
+                reading, reply = None, said
+            else:
                 self._note_key(known[said.key], said)
+                reading, reply = self._end_reading(said, readings.pop(said.key, None), pursuit)
+            result = answers.run_result(reply, command.script, command.reqid, command.encoding)
             if result.state == "lost":  # it runs all the same: it is asked where it was cut off
                 pursuit.add(known[result.host], reading, room=len(targets))
                 result = replace(result, state="running", error=f"{BROKEN} ({result.error})")
             yield result if reading is None else reading.remainder(result, reply.document)
+
+    def _end_reading(
+        self, answer: Answer, reading: Reading | None, pursuit: Pursuit
+    ) -> tuple[Reading | None, Reply]:
+        """The reply of an answer that is over, and its reading, which one that came as a whole needs not."""
+        if reading is None and answer.body.endswith(b"\n"):  # a line of a stream; older agents give none
+            reply = answers.read_reply(answer.key, answer)
+            if reply.document is None or "from" not in reply.document:
+                return None, reply
+        if reading is None:
+            reading = pursuit.new_reading(answer.key)
+        return reading, pursuit.finish(reading, answer)
 
     def pursue(
         self,
@@ -183,7 +193,8 @@ class AgentClient:
         """Who asks agents again, live, what became of a run; the caller turns and closes it."""
         from ctrl_exec.services.pursuit import Pursuit
 
-        revoked, registered = self._revoked(), self._registered()
+        revoked = self._revoked()
+        strangers: list[frozenset[str]] = []  # what a key not on record must not be; seldom needed, and long
 
         def make_call(target: Target, offsets: dict[str, int]) -> Call | None:
             if target.record.fingerprint in revoked:
@@ -196,6 +207,9 @@ class AgentClient:
                 read_timeout_s=read_timeout_s or self._settings.read_timeout_s,
                 stream_limit_bytes=self._stream_limit_bytes,
             )
+            if not (target.record.fingerprint or strangers):
+                strangers.append(self._registered())
+            registered = strangers[0] if strangers else frozenset()
             # connections of its own are not kept: they would belong to no worker
             return self._make_call(target, question, question.as_bytes(), (revoked, registered))
 
@@ -231,7 +245,13 @@ class AgentClient:
     ) -> Iterator[PingResult]:
         """Whether each answers."""
         patience_s = self._settings.read_timeout_s if read_timeout_s is None else read_timeout_s
-        question = Question("POST", "/ping", document=encode({"reqid": reqid}), read_timeout_s=patience_s)
+        question = Question(
+            "POST",
+            "/ping",
+            document=encode({"reqid": reqid}),
+            read_timeout_s=patience_s,
+            wants_certificate=True,
+        )
         for reply in self.ask(targets, question, interrupt):
             yield answers.ping_result(reply)
 
@@ -245,6 +265,7 @@ class AgentClient:
             limit_bytes=_CAPABILITIES_BYTES,
             read_timeout_s=timeout_s,
             deadline=time.monotonic() + timeout_s,
+            wants_certificate=True,
         )
         for reply in self.ask(targets, question, interrupt):
             yield answers.capabilities_report(reply)
@@ -321,6 +342,7 @@ class AgentClient:
             foreign=frozenset() if fingerprint else registered,
             streams=question.stream_limit_bytes > 0,
             stream_limit_bytes=question.stream_limit_bytes,
+            wants_certificate=question.wants_certificate or not fingerprint,
         )
 
     def _note_key(self, target: Target, answer: Answer) -> None:

@@ -369,11 +369,20 @@ class Exchange:
             Answer(
                 key=self.call.key,
                 status=parser.status,
-                body=parser.body,
+                body=self._body(parser),
                 rtt_s=now - self._started,
-                certificate=self.certificate,
+                certificate=self.certificate if self.call.wants_certificate else None,
             )
         )
+
+    def _body(self, parser: ResponseParser) -> bytes:
+        """The body; of a stream, only one line that came at once: a script that printed nothing."""
+        if self._pieces and not self._passed_on:
+            whole = b"".join(self._pieces)
+            if whole.find(b"\n") == len(whole) - 1:
+                self._pieces = []
+                return whole
+        return parser.body
 
     def _is_reusable(self, parser: ResponseParser) -> bool:
         """Whether both sides are through with this exchange, and the agent waits for another one."""
@@ -386,7 +395,7 @@ class Exchange:
             Answer(
                 key=self.call.key,
                 rtt_s=now - self._started if self._started else 0.0,
-                certificate=self.certificate,
+                certificate=self.certificate if self.call.wants_certificate else None,
                 failure=Failure(kind, reason, sent=kind != "refused" and self.has_left),
             )
         )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-HELLO = b"ctrl-exec fan-out 2\n"
+HELLO = b"ctrl-exec fan-out 3\n"
 UNSENT = 0xFFFFFFFF  # in place of a call's number: the numbers of those of which nothing had left
 REFUSED = 0xFFFFFFFE  # the worker cannot serve the job; nothing has left
 _HEAD = struct.Struct("!II")  # bytes of JSON, bytes of requests
@@ -78,17 +78,17 @@ def encode_job(calls: Iterable[tuple[int, Call]]) -> bytes:
     for number, call in calls:
         common = (
             call.request, call.limit_bytes, call.read_timeout_s, call.deadline, call.revoked, call.foreign,
-            call.streams, call.stream_limit_bytes,
+            call.wants_certificate, call.streams, call.stream_limit_bytes,
         )  # fmt: skip
         groups.setdefault(common, []).append([number, call.host, call.port, call.fingerprint])
     listed, requests = [], []
-    for (request, limit, patience, deadline, revoked, foreign, *stream), members in groups.items():
+    for (request, limit, patience, deadline, revoked, foreign, *others), members in groups.items():
         assert isinstance(request, bytes)
         assert isinstance(revoked, frozenset)
         assert isinstance(foreign, frozenset)
         requests.append(request)
         listed.append(
-            [len(request), limit, patience, deadline, list(revoked), list(foreign), *stream, members]
+            [len(request), limit, patience, deadline, list(revoked), list(foreign), *others, members]
         )
     text = json.dumps(listed, separators=(",", ":")).encode()
     blob = b"".join(requests)
@@ -130,7 +130,7 @@ class JobReader:
 
 def _calls_of(groups: Any, requests: memoryview) -> Iterator[tuple[int, Call]]:
     at = 0
-    for length, limit, patience, deadline, revoked, foreign, streams, stream_limit, members in groups:
+    for length, limit, patience, deadline, revoked, foreign, shows, streams, stream_limit, members in groups:
         request = bytes(requests[at : at + length])
         at += length
         until = None if deadline is None else float(deadline)
@@ -138,7 +138,7 @@ def _calls_of(groups: Any, requests: memoryview) -> Iterator[tuple[int, Call]]:
         for number, host, port, fingerprint in members:
             call = Call(
                 "", host, int(port), request, fingerprint, int(limit), float(patience), until,
-                without, others, bool(streams), int(stream_limit),
+                without, others, bool(streams), int(stream_limit), bool(shows),
             )  # fmt: skip
             yield int(number), call
 

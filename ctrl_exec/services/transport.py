@@ -30,7 +30,8 @@ class Call:
     `read_timeout_s` is patience with silence; `deadline` is a moment of `time.monotonic()` by which
     all must be over. Of a call that `streams`, the body of a 200 is passed on as it comes, up to
     `stream_limit_bytes`, and `limit_bytes` bounds what is held. A peer whose key is among the `revoked`,
-    or the `foreign` ones (known to be other agents'), is refused.
+    or the `foreign` ones (known to be other agents'), is refused. The answer tells the peer's certificate
+    only where the call `wants_certificate`.
     """
 
     key: str
@@ -45,6 +46,7 @@ class Call:
     foreign: frozenset[str] = frozenset()
     streams: bool = False
     stream_limit_bytes: int = 1 << 34
+    wants_certificate: bool = True
 
 
 @value
@@ -75,7 +77,8 @@ class Answer:
     """What became of a call: a status with its body, or a failure.
 
     `rtt_s` runs from the first packet to the last byte. `certificate` is the peer's, when the
-    handshake got that far. Of a call that streams, a 200 has no body: it came in parts.
+    handshake got that far. Of a call that streams, a 200 has no body: it came in parts; but one of a
+    single line, of which nothing was passed on before it ended, is a body like any other.
     """
 
     key: str

@@ -144,6 +144,28 @@ def test_a_refusal_has_its_body_in_the_answer(way: Way) -> None:
     assert (answer.status, answer.body) == (403, b'{"error":"no"}')
 
 
+@pytest.mark.parametrize("wants_certificate", [True, False])
+def test_a_single_line_that_came_with_its_end_is_a_body(way: Way, wants_certificate: bool) -> None:
+    """As of scripts that print nothing; and the certificate is told only to those who want it."""
+    line = b'{"exit":0}\n'
+    head = b"HTTP/1.1 200 OK\r\n%sContent-Length: %d\r\n\r\n" % (TYPE, len(line))
+    script = Stream([], last=b"", head=head + line)
+    with streaming(way.fleet, script, wants_certificate=wants_certificate) as call:
+        (answer,) = way.send(call)
+    assert isinstance(answer, Answer)
+    assert (answer.status, answer.body, answer.failure) == (200, line, None)
+    assert (answer.certificate is not None) == wants_certificate
+
+
+def test_two_lines_that_came_with_their_end_are_a_part(way: Way) -> None:
+    lines = b'{"stream":"stdout","text":"a","at":1}\n{"exit":0}\n'
+    head = b"HTTP/1.1 200 OK\r\n%sContent-Length: %d\r\n\r\n" % (TYPE, len(lines))
+    script = Stream([], last=b"", head=head + lines)
+    with streaming(way.fleet, script) as call:
+        streamed, answer = split(list(way.send(call)))
+    assert (streamed, answer.body) == (lines, b"")
+
+
 @pytest.mark.parametrize(
     ("last", "kind"), [(b"", "lost"), (b"nonsense\r\n", "protocol")], ids=["a break", "nonsense"]
 )

@@ -42,6 +42,40 @@ def test_a_wrong_call_is_a_type_error(positional: tuple[object, ...], named: dic
         Point(*positional, **named)  # type: ignore[arg-type]
 
 
+@value
+class Size:
+    width: int
+    height: int
+    unit: str = "mm"
+
+
+@pytest.mark.parametrize(
+    ("positional", "named"),
+    [
+        ((), {}),
+        ((1,), {}),
+        ((1, 2, "m", 4), {}),
+        ((1, 2, "m", 4), {"unit": "m"}),
+        ((1,), {"width": 1}),
+        ((1, 2), {"width": 1}),
+        ((1,), {"depth": 3}),
+        ((1, 2), {"depth": 3}),
+        ((), {"width": 1, "depth": 3}),
+    ],
+)
+def test_a_wrong_call_is_one_without_factories_too(
+    positional: tuple[object, ...], named: dict[str, object]
+) -> None:
+    with pytest.raises(TypeError, match="Size"):
+        Size(*positional, **named)  # type: ignore[arg-type]
+
+
+def test_a_copy_is_changed_only_in_its_fields() -> None:
+    assert replace(Size(1, height=2), unit="m", width=3) == Size(3, 2, "m")
+    with pytest.raises(TypeError, match="Size has no field: depth"):
+        replace(Size(1, 2), depth=3)
+
+
 def test_a_value_cannot_be_changed() -> None:
     point = Point(1)
     with pytest.raises(AttributeError, match="immutable"):

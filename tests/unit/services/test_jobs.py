@@ -30,6 +30,7 @@ CALLS = st.builds(
     foreign=st.frozensets(st.text(max_size=5), max_size=3),
     streams=st.booleans(),
     stream_limit_bytes=st.integers(0, 1 << 40),
+    wants_certificate=st.booleans(),
 )
 CERTIFICATE = Certificate(
     3, "abc", datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC), "0" * 64, "host-a",
