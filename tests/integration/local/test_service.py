@@ -282,6 +282,7 @@ def _abandon(works: Works, number: int) -> tuple[int, int, str]:
     return pid, started, left
 
 
+@pytest.mark.long
 def test_commands_outlive_a_restart_of_the_service(fragile: Works) -> None:
     """TERM, and KILL too: who executes them goes on and says how they ended."""
     for stop in (_terminate, _kill):
