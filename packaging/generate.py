@@ -137,7 +137,10 @@ def command_page(name: str, command: Command) -> str:
             roff(part) for part in command.description.split("\n") if part
         )
     parts = [("SYNOPSIS", f".B {roff(help_pages.usage(name, command))}"), ("DESCRIPTION", description)]
-    if command.arguments:
+    if command.actions:
+        rows = [help_pages.shown_action(each) for each in command.actions]
+        parts.append(("ACTIONS", tagged([(words, help_pages.sentence(doc)) for words, doc in rows])))
+    elif command.arguments:
         rows = [
             (help_pages.shown_argument(each), help_pages.sentence(each.doc)) for each in command.arguments
         ]

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ctrl_exec.cli.command import Argument, Command, Option
+    from ctrl_exec.cli.command import Action, Argument, Command, Option
 
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
@@ -115,6 +115,7 @@ def parse(words: Sequence[str], command: Command, table: Mapping[str, Option]) -
     # A command that only prints its help needs no words.
     if "help" not in values:
         check_count(positionals, command.arguments)
+        check_action(positionals, command.actions)
     return Arguments(values, tuple(positionals), rest)
 
 
@@ -154,10 +155,8 @@ def check_count(words: Sequence[str], arguments: Sequence[Argument]) -> None:
     """
     minimum = sum(argument.minimum for argument in arguments)
     if len(words) < minimum:
-        missing = [argument.name for argument in arguments if argument.minimum][len(words) :] or [
-            "more words"
-        ]
-        raise UsageError(f"missing {' and '.join(missing)}")
+        missing = [shown_missing(argument) for argument in arguments if argument.minimum][len(words) :]
+        raise UsageError(f"missing {' and '.join(missing or ['more words'])}")
     maximum: int | None = 0
     for argument in arguments:
         maximum = None if maximum is None or argument.maximum is None else maximum + argument.maximum
@@ -169,6 +168,27 @@ def check_count(words: Sequence[str], arguments: Sequence[Argument]) -> None:
             raise UsageError(
                 f"{argument.name}: expected {expected}, not {word!r}" + suggestion(word, argument.choices)
             )
+
+
+def shown_missing(argument: Argument) -> str:
+    """Give the name of a place that nothing fills, with what may fill it."""
+    return argument.name + (f": {', '.join(argument.choices)}" if argument.choices else "")
+
+
+def check_action(words: Sequence[str], actions: Sequence[Action]) -> None:
+    """Check that the words after an action are as many as it takes.
+
+    Raises:
+        UsageError: too few or too many.
+    """
+    action = next((each for each in actions if words and each.name == words[0]), None)
+    if action is None:
+        return
+    places = action.shape.split()
+    least = sum(not each.startswith("[") for each in places)
+    is_open = bool(places) and "..." in places[-1]
+    if len(words) - 1 < least or (len(words) - 1 > len(places) and not is_open):
+        raise UsageError(f"expected {' '.join((action.name, *places))}, not {' '.join(words)}")
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

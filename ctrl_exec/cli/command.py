@@ -24,7 +24,7 @@ class Option:
 
     The last of `names` is the long one; commands ask for it without its dashes. Without a
     `metavar` the option is a flag. `completes` names what a shell may offer for the value:
-    `agent`, `script`, `reqid`, `request`, `file` or nothing.
+    `agent`, `script`, `reqid`, `request`, `file`, an object of the task layer (`task`, `user`) or nothing.
     """
 
     names: tuple[str, ...]
@@ -53,6 +53,25 @@ class Argument:
 
 
 @value
+class Action:
+    """What the first word of a command may be, and the words after it.
+
+    `shape` names them as they are typed: `PROJECT USER ROLE`, `[TASK]`, `TEAM USER...`. What a shell offers
+    for a place follows from its name.
+    """
+
+    name: str
+    shape: str
+    doc: str
+
+
+def action_places(actions: tuple[Action, ...]) -> tuple[Argument, Argument]:
+    """The places of a command that has actions."""
+    what = Argument("ACTION", "what to do", choices=tuple(each.name for each in actions))
+    return what, Argument("WORD", "what the action takes", 0, None)
+
+
+@value
 class Command:
     """One command: its one-line summary, what it takes, the function that does it.
 
@@ -65,6 +84,7 @@ class Command:
     execute: Callable[[Context, Arguments], int]
     arguments: tuple[Argument, ...] = ()
     options: tuple[Option, ...] = ()
+    actions: tuple[Action, ...] = ()
     description: str = ""
     examples: tuple[str, ...] = ()
     stays_root: bool = False

@@ -41,7 +41,9 @@ _ctrl_exec() {
     fi
     # not compgen -W: it would expand what stands in a word
     while read -r word; do
-        [[ -n $word && $word == "$current"* ]] && COMPREPLY+=("$word")
+        # names of tasks may hold blanks, which are typed as "\\ "
+        printf -v word %q "$word"
+        [[ $word != "''" && $word == "$current"* ]] && COMPREPLY+=("$word")
     done <<< "$found"
 }
 complete -F _ctrl_exec ctrl-exec ced
@@ -114,7 +116,8 @@ def words_for(typed: list[str], load: Callable[[], Config | None]) -> list[str]:
     from ctrl_exec.cli.arguments import option_table
     from ctrl_exec.cli.main import MODULES, load_command
 
-    current = typed.pop() if typed else ""
+    # zsh and bash give what is typed with its backslashes: `My\ aw`
+    current = typed.pop().replace("\\", "") if typed else ""
     if "--" in typed:
         return []
     table = option_table(SHARED_OPTIONS)
@@ -155,10 +158,22 @@ def placed(typed: Sequence[str], name: str, table: dict[str, Option]) -> list[st
 def argument_words(command: Command, before: Sequence[str], load: Callable[[], Config | None]) -> list[str]:
     """Give what may stand in the next place of a command, after these words."""
     found: list[str] = []
+    action = next((each for each in command.actions if before and each.name == before[0]), None)
+    if action is not None:
+        return list(offered(place_of(action.shape.split(), len(before) - 1), load))
     for argument in open_places(command.arguments, len(before)):
         found += argument.choices or offered(argument.completes, load)
     used = set(before)
     return [word for word in found if word not in used]
+
+
+def place_of(places: Sequence[str], filled: int) -> str:
+    """Give what an action takes in its next place, as `offered` knows it; empty where it takes no more."""
+    if filled >= len(places):
+        if not places or "..." not in places[-1]:
+            return ""
+        filled = len(places) - 1
+    return places[filled].strip("[].").lower()
 
 
 def open_places(arguments: Sequence[Argument], filled: int) -> list[Argument]:
@@ -186,9 +201,15 @@ def offered(what: str, load: Callable[[], Config | None]) -> list[str]:
         from ctrl_exec.cli.main import MODULES
 
         return list(MODULES)
+    if what == "role":
+        return ["MANAGER", "ADVANCED_EXECUTOR", "EXECUTOR", "VIEWER", "none"]
     read = READERS.get(what)
-    config = load() if read is not None else None
-    return [] if config is None or read is None else read(config)
+    if read is None and what not in NAMES:
+        return []
+    config = load()
+    if config is None:
+        return []
+    return task_layer_names(config, NAMES[what]) if read is None else read(config)
 
 
 def agent_names(config: Config) -> list[str]:
@@ -243,6 +264,20 @@ def request_ids(config: Config) -> list[str]:
     return found
 
 
+def task_layer_names(config: Config, sql: str) -> list[str]:
+    """Give names or ids from the task layer's database; nothing where there is none."""
+    from ctrl_exec.tasks.store import Store
+
+    if not os.path.exists(config.tasks_db_path):
+        return []
+    try:
+        with Store(config.tasks_db_path) as store:
+            found = [str(row[0]) for row in store.rows(sql, (MAX_WORDS,))]
+    except CtrlExecError:
+        return []
+    return [name for name in found if name.isprintable()]
+
+
 def stems(directory: str) -> list[str]:
     """Give the names of a directory's JSON files without their ending."""
     return [name[:-5] for name in listing(directory) if name.endswith(".json") and not name.startswith(".")]
@@ -261,6 +296,18 @@ READERS: dict[str, Callable[[Config], list[str]]] = {
     "script": script_names,
     "reqid": run_ids,
     "request": request_ids,
+}
+
+# newest first where there may be more than a shell wants to offer
+NAMES = {
+    "project": "SELECT project_id FROM projects LIMIT ?",
+    "task": "SELECT name FROM tasks LIMIT ?",
+    "user": "SELECT name FROM users LIMIT ?",
+    "team": "SELECT name FROM teams LIMIT ?",
+    "notifier": "SELECT name FROM notifiers LIMIT ?",
+    "webhook": "SELECT name FROM webhooks LIMIT ?",
+    "token": "SELECT token_id FROM tokens WHERE kind = 'personal' AND revoked_ns IS NULL LIMIT ?",
+    "execution": "SELECT execution_id FROM executions ORDER BY execution_id DESC LIMIT MIN(?, 50)",
 }
 
 COMMANDS = {

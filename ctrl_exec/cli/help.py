@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ctrl_exec import __version__
-from ctrl_exec.cli.command import GLOBAL_OPTIONS, Argument, Command
+from ctrl_exec.cli.command import GLOBAL_OPTIONS, Action, Argument, Command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +40,18 @@ def as_document(name: str, command: Command) -> dict[str, object]:
         {"names": list(option.names), "value": option.metavar, "doc": option.doc}
         for option in command.options + GLOBAL_OPTIONS
     ]
-    return {"name": name, "summary": command.summary, "usage": usage(name, command), "options": options}
+    document: dict[str, object] = {
+        "name": name,
+        "summary": command.summary,
+        "usage": usage(name, command),
+        "options": options,
+    }
+    if command.actions:
+        keys = ("name", "words", "doc")
+        document["actions"] = [
+            dict(zip(keys, (each.name, each.shape, each.doc), strict=True)) for each in command.actions
+        ]
+    return document
 
 
 def usage(name: str, command: Command) -> str:
@@ -59,6 +70,11 @@ def shown_argument(argument: Argument) -> str:
     return shown if argument.minimum else f"[{shown}]"
 
 
+def shown_action(action: Action) -> tuple[str, str]:
+    """Give `grant PROJECT USER ROLE` and what it does."""
+    return f"{action.name} {action.shape}".rstrip(), action.doc
+
+
 def help_text(name: str, command: Command) -> str:
     """Give the whole help of one command."""
     parts = [f"usage: {usage(name, command)}", "", *wrapped(sentence(command.summary), WIDTH)]
@@ -67,7 +83,10 @@ def help_text(name: str, command: Command) -> str:
             "",
             *(line for text in command.description.split("\n") for line in wrapped(text, WIDTH) or [""]),
         ]
-    parts += listing("arguments", [(shown_argument(each), each.doc) for each in command.arguments])
+    if command.actions:
+        parts += listing("actions", [shown_action(each) for each in command.actions])
+    else:
+        parts += listing("arguments", [(shown_argument(each), each.doc) for each in command.arguments])
     parts += listing("options", [(shown_option(each), each.doc) for each in command.options])
     parts += listing("options of every command", [(shown_option(each), each.doc) for each in GLOBAL_OPTIONS])
     if command.examples:

@@ -7,7 +7,7 @@ code. What an execution may and does is `tasks.execution_requests`'.
 from __future__ import annotations
 
 from ctrl_exec.cli import errors
-from ctrl_exec.cli.command import CREDENTIAL_OPTIONS, Argument, Command, Option
+from ctrl_exec.cli.command import CREDENTIAL_OPTIONS, Action, Command, Option, action_places
 from ctrl_exec.cli.tasks_context import open_tasks
 from ctrl_exec.common.errors import InvalidInputError, UsageError
 
@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     from ctrl_exec.cli.tasks_context import TaskContext
     from ctrl_exec.tasks.models import Execution, Parameter, Task
 
-ACTIONS = ("list", "show", "log", "abort", "retry")
+ACTIONS = (
+    Action("list", "", "the newest, those of --task or --status only"),
+    Action("show", "EXECUTION", "one as the API gives it"),
+    Action("log", "EXECUTION", "its log; with -f as it comes, to the end"),
+    Action("abort", "EXECUTION", "have it end"),
+    Action("retry", "EXECUTION", "once more with the parameters it had; prints the new id"),
+    Action("remove", "EXECUTION", "delete one that is over, with its log"),
+)
 FAREWELL = "ctrl-exec: leaving; the execution goes on"
 _MOST = 500
 _SHOWN = 50
@@ -95,12 +102,32 @@ def _sealed(tasks: TaskContext, contents: dict[str, Any]) -> bytes:
 def execute_execution(context: Context, arguments: Arguments) -> int:
     """List executions; show, follow, abort or repeat one."""
     action, words = arguments.words[0], arguments.words[1:]
-    if bool(words) == (action == "list"):
-        raise UsageError(f"execution {action} takes {'no word' if words else 'the id of an execution'}")
     with open_tasks(context, arguments) as tasks:
         if action == "list":
             return list_executions(tasks, arguments)
-        return _ACTS[action](tasks, words[0].upper(), arguments)
+        return _ACTS[action](tasks, execution_named(tasks, words[0]), arguments)
+
+
+def execution_named(tasks: TaskContext, word: str) -> str:
+    """The id that a word is, or that of the newest execution of the task of that name.
+
+    Raises: NotFoundError for a task that was never started; ConflictError for a name in several projects.
+    """
+    from ctrl_exec.cli.tasks_context import only_one
+    from ctrl_exec.common.errors import NotFoundError
+    from ctrl_exec.tasks.definitions import find_named
+    from ctrl_exec.tasks.execution_requests import listed
+    from ctrl_exec.tasks.executions import ExecutionFilter
+
+    found = find_named(tasks.store, tasks.identity, word)
+    if not found:
+        return word.upper()
+    task = only_one(found, "task", word)
+    wanted = ExecutionFilter(task_id=task.task_id)
+    newest = listed(tasks.store, tasks.identity, wanted, limit=1, before_id=None)
+    if not newest:
+        raise NotFoundError(f"no execution of {task.name!r} yet; `ctrl-exec task run` starts one")
+    return newest[0].execution_id
 
 
 def list_executions(tasks: TaskContext, arguments: Arguments) -> int:
@@ -111,7 +138,7 @@ def list_executions(tasks: TaskContext, arguments: Arguments) -> int:
     name = arguments.text("task")
     task_id = None
     if name is not None:
-        from ctrl_exec.cli.tasks_projects import task_named
+        from ctrl_exec.cli.tasks_definitions import task_named
 
         task_id = task_named(tasks, name, arguments.text("project")).task_id
     statuses = tuple(each.upper() for each in arguments.many("status"))
@@ -312,32 +339,40 @@ def _log_path(tasks: TaskContext, execution_id: str) -> str:
         raise InvalidInputError(str(error)) from error
 
 
-_ACTS = {"show": show, "log": show_log, "abort": abort, "retry": retry}
+def remove(tasks: TaskContext, execution_id: str, _arguments: Arguments) -> int:
+    """Delete one that is over, with its log."""
+    from ctrl_exec.tasks import execution_requests
+    from ctrl_exec.tasks.carriage import ExecutionFiles
+
+    files = ExecutionFiles(tasks.context.config.executions_dir)
+    execution_requests.remove(tasks.store, tasks.identity, execution_id, files)
+    return tasks.say({"removed": execution_id}, f"removed {execution_id}")
+
+
+_ACTS = {"show": show, "log": show_log, "abort": abort, "retry": retry, "remove": remove}
 
 COMMANDS = {
     "execution": Command(
         "list, show, follow, abort and repeat executions of tasks",
         execute_execution,
-        arguments=(
-            Argument("ACTION", "what to do", 1, 1, choices=ACTIONS),
-            Argument("ID", "the execution's id; list takes none", 0, 1),
-        ),
+        arguments=action_places(ACTIONS),
         options=(
             *CREDENTIAL_OPTIONS,
             Option(("-f", "--follow"), "log, retry: show the log as it comes, to the end"),
-            Option(("--task",), "list: of this task only", "NAME"),
-            Option(("--project",), "list: the project of that task", "ID"),
+            Option(("--task",), "list: of this task only", "TASK", completes="task"),
+            Option(("--project",), "list: the project of that task", "ID", completes="project"),
             Option(("--status",), "list: those in this state; again for more", "STATUS", is_repeated=True),
             Option(("--limit",), f"list: so many of the newest, up to {_MOST} (default: {_SHOWN})", "N"),
         ),
+        actions=ACTIONS,
         description=(
-            "`retry` executes a task again with the parameters of that execution and prints the new id. With"
+            "An execution is named by its id, or by the name of its task: the newest of it. With"
             " -f the exit code is that of the end: 0 SUCCESS, 124 TIMED_OUT, 1 any other; Ctrl-C ends the"
             " watching, not the execution."
         ),
         examples=(
             "ctrl-exec execution list --task Greet --status FAILED",
-            "ctrl-exec execution log -f 01J8ZWXQ1572KC6XGE7T74PT4P",
+            "ctrl-exec execution log -f Greet",
         ),
         exit_codes=(0, 1, 2, 3, 124, 130),
     ),

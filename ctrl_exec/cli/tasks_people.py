@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ctrl_exec.cli.command import CREDENTIAL_OPTIONS, Argument, Command, Option
+from ctrl_exec.cli.command import CREDENTIAL_OPTIONS, Action, Command, Option, action_places
 from ctrl_exec.cli.tasks_context import TaskContext, open_tasks
-from ctrl_exec.common.errors import NotFoundError, UsageError
+from ctrl_exec.common.errors import ConflictError, NotFoundError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,25 +12,50 @@ if TYPE_CHECKING:
 
     from ctrl_exec.cli.arguments import Arguments
     from ctrl_exec.cli.context import Context
-    from ctrl_exec.tasks.models import User
+    from ctrl_exec.tasks.models import Token, User
 
-USER_ACTIONS = ("add", "list", "password", "enable", "disable", "remove")
-TOKEN_ACTIONS = ("create", "list", "revoke")
+USER_ACTIONS = (
+    Action("add", "NAME", "a new user"),
+    Action("list", "", "the users"),
+    Action("show", "USER", "one with roles and teams"),
+    Action("edit", "USER", "change what --name, --admin or --no-admin say"),
+    Action("password", "USER", "another password"),
+    Action("enable", "USER", "let them sign in again"),
+    Action("disable", "USER", "end their tokens and let them in no more"),
+    Action("remove", "USER", "forget one who owns no task"),
+)
+TOKEN_ACTIONS = (
+    Action("create", "NAME", "a new one for the user of --username; prints its value, this once"),
+    Action("list", "", "all of them, or those of --username"),
+    Action("revoke", "TOKEN", "end one, by its id or its name"),
+)
 _PAGE = 500
 
 
 def execute_user(context: Context, arguments: Arguments) -> int:
-    """Add a user, or change, list or remove users."""
+    """Do one of the actions on users."""
     action, names = arguments.words[0], arguments.words[1:]
-    if bool(names) == (action == "list"):
-        raise UsageError(f"user {action} takes {'no name' if names else 'a name'}")
     with open_tasks(context, arguments) as tasks:
         if action == "list":
             return list_users(tasks)
         if action == "add":
             return add_user(tasks, arguments)
         user = user_named(tasks, names[0])
+        if action == "show":
+            return show_user(tasks, user)
         return change_user(tasks, arguments, action, user)
+
+
+def show_user(tasks: TaskContext, user: User) -> int:
+    """Show a user, with the roles they have of their own and by teams."""
+    from ctrl_exec.tasks.identity import roles_of
+    from ctrl_exec.tasks.users import encode_user
+
+    sql = "SELECT name FROM teams JOIN members USING (team_id) WHERE user_id = ? ORDER BY name"
+    teams = [row["name"] for row in tasks.store.rows(sql, (user.user_id,))]
+    roles = roles_of(tasks.store, user.user_id)
+    shown = [{"projectId": project_id, "role": role} for project_id, role in sorted(roles.items())]
+    return tasks.show(encode_user(user) | {"roles": shown, "teams": teams})
 
 
 def list_users(tasks: TaskContext) -> int:
@@ -78,6 +103,8 @@ def change_user(tasks: TaskContext, arguments: Arguments, action: str, user: Use
 
     if action == "remove":
         users.remove_user(tasks.store, tasks.identity, user.user_id)
+    elif action == "edit":
+        users.change_user(tasks.store, tasks.identity, edited(user, arguments))
     elif action == "password":
         password = hash_password(read_password(tasks, arguments))
         users.change_user(tasks.store, tasks.identity, replace(user, password=password))
@@ -86,6 +113,22 @@ def change_user(tasks: TaskContext, arguments: Arguments, action: str, user: Use
     document = {"ok": True, "user": user.name, "action": action}
     tasks.output.answer(document, lambda: tasks.output.line(f"{action}: {user.name}"))
     return 0
+
+
+def edited(user: User, arguments: Arguments) -> User:
+    """The user as the options change them.
+
+    Raises:
+        UsageError: they change nothing, or contradict each other.
+    """
+    from ctrl_exec.common.value import replace
+    from ctrl_exec.tasks.users import check_user_name
+
+    name, rises, falls = arguments.text("name"), arguments.flag("admin"), arguments.flag("no-admin")
+    if rises == falls and (rises or name is None):
+        raise UsageError("give --name, and one of --admin and --no-admin")
+    user = user if name is None else replace(user, name=check_user_name(name))
+    return replace(user, is_administrator=rises) if rises or falls else user
 
 
 def read_password(tasks: TaskContext, arguments: Arguments) -> str:
@@ -125,19 +168,33 @@ def user_named(tasks: TaskContext, name: str) -> User:
 def execute_token(context: Context, arguments: Arguments) -> int:
     """Make, list or revoke personal access tokens."""
     action, words = arguments.words[0], arguments.words[1:]
-    if bool(words) == (action == "list"):
-        raise UsageError(f"token {action} takes {'no name' if words else 'a name or an id'}")
     with open_tasks(context, arguments) as tasks:
         if action == "create":
             return create_token(tasks, arguments)
         if action == "list":
             return list_tokens(tasks, arguments)
-        from ctrl_exec.tasks.personal import revoke_personal
+        return revoke_token(tasks, words[0], arguments)
 
-        revoke_personal(tasks.store, tasks.identity, words[0])
-        document = {"ok": True, "revoked": words[0]}
-        tasks.output.answer(document, lambda: tasks.output.line(f"revoked {words[0]}"))
-        return 0
+
+def revoke_token(tasks: TaskContext, word: str, arguments: Arguments) -> int:
+    """End one, named by its id, or by a name that no other has.
+
+    Raises:
+        NotFoundError: there is none.
+        ConflictError: several have that name.
+    """
+    from ctrl_exec.tasks.personal import revoke_personal
+
+    named = [each for each in _tokens(tasks, None) if word in (each.token_id, each.name)]
+    owners = arguments.text("username")
+    if len(named) > 1 and owners is not None:
+        named = [each for each in named if tasks.name_of(each.user_id).lower() == owners.lower()]
+    if len(named) > 1:
+        raise ConflictError(f"several tokens are called {word!r}: revoke it by its id, or add --username")
+    if not named:
+        raise NotFoundError(f"no token {word!r}; `ctrl-exec token list` shows them")
+    revoke_personal(tasks.store, tasks.identity, named[0].token_id)
+    return tasks.say({"revoked": named[0].token_id}, f"revoked {word}")
 
 
 def create_token(tasks: TaskContext, arguments: Arguments) -> int:
@@ -165,14 +222,11 @@ def create_token(tasks: TaskContext, arguments: Arguments) -> int:
 
 def list_tokens(tasks: TaskContext, arguments: Arguments) -> int:
     """Show the tokens that were not revoked, without their values."""
-    from ctrl_exec.tasks import tokens
     from ctrl_exec.tasks.personal import encode_personal
 
     name = arguments.text("username")
     user_id = None if name is None else user_named(tasks, name).user_id
-    found = tasks.all_pages(
-        lambda after: tokens.list_personal(tasks.store, user_id, limit=_PAGE, after_id=after), "token_id"
-    )
+    found = _tokens(tasks, user_id)
     document = {"ok": True, "tokens": [encode_personal(token) for token in found]}
     rows = [
         (token.token_id, token.name, tasks.name_of(token.user_id), tasks.time_of(token.expires_ns),
@@ -184,30 +238,35 @@ def list_tokens(tasks: TaskContext, arguments: Arguments) -> int:
     return 0
 
 
+def _tokens(tasks: TaskContext, user_id: str | None) -> list[Token]:
+    from ctrl_exec.tasks.tokens import list_personal
+
+    return tasks.all_pages(
+        lambda after: list_personal(tasks.store, user_id, limit=_PAGE, after_id=after), "token_id"
+    )
+
+
 COMMANDS = {
     "user": Command(
         "add, list, change and remove users of the task layer",
         execute_user,
-        arguments=(
-            Argument("ACTION", "what to do", 1, 1, choices=USER_ACTIONS),
-            Argument("NAME", "the user", 0, 1),
-        ),
+        arguments=action_places(USER_ACTIONS),
         options=(
             *CREDENTIAL_OPTIONS,
-            Option(("--admin",), "add: an administrator, who may do everything"),
+            Option(("--admin",), "add, edit: an administrator, who may do everything"),
+            Option(("--no-admin",), "edit: an administrator no more"),
+            Option(("--name",), "edit: another name", "NAME"),
             Option(("--password-file",), "a file whose first line is the password", "FILE", completes="file"),
             Option(("--no-password",), "add: who signs in with tokens only"),
         ),
+        actions=USER_ACTIONS,
         description="Without --password-file the password is typed, or read from standard input.",
         examples=("ctrl-exec user add alice --admin", "ctrl-exec user password alice"),
     ),
     "token": Command(
         "make, list and revoke personal access tokens",
         execute_token,
-        arguments=(
-            Argument("ACTION", "what to do", 1, 1, choices=TOKEN_ACTIONS),
-            Argument("NAME", "create: what it is for; revoke: its id", 0, 1),
-        ),
+        arguments=action_places(TOKEN_ACTIONS),
         options=(
             *CREDENTIAL_OPTIONS,
             Option(("--expires",), "when it ends: 90d, 12h (default: never)", "TIME"),
@@ -216,9 +275,17 @@ COMMANDS = {
                 "what it may, again for more (default: all the user may)",
                 "SCOPE",
                 is_repeated=True,
+                choices=("read", "execute", "write", "admin", "run"),
             ),
-            Option(("--project",), "the only project it is for, again for more", "ID", is_repeated=True),
+            Option(
+                ("--project",),
+                "the only project it is for, again for more",
+                "ID",
+                is_repeated=True,
+                completes="project",
+            ),
         ),
+        actions=TOKEN_ACTIONS,
         description="`create` prints the token's value alone; it is shown this once.",
         examples=("ctrl-exec token create zabbix --username alice --expires 90d",),
     ),

@@ -53,16 +53,53 @@ def record(
 
 
 def list_entries(
-    store: Store, wanted: dict[str, str], *, limit: int = 50, before_id: str | None = None
+    store: Store,
+    wanted: dict[str, str],
+    *,
+    limit: int = 50,
+    before_id: str | None = None,
+    span_ns: tuple[int | None, int | None] = (None, None),
 ) -> tuple[AuditEntry, ...]:
-    """At most `limit` entries, newest first; `wanted` are columns and their content."""
+    """At most `limit` entries, newest first; `wanted` are columns and their content.
+
+    `span_ns` is the time they are of: its beginning belongs to it, its end does not.
+    """
     conditions = ["1"] + [f"{name} = ?" for name in _FILTERS if name in wanted]
     values: list[Any] = [wanted[name] for name in _FILTERS if name in wanted]
+    for sign, at_ns in zip((">=", "<"), span_ns, strict=True):
+        if at_ns is not None:
+            conditions.append(f"at_ns {sign} ?")
+            values.append(at_ns)
     if before_id is not None:
         conditions.append("audit_id < ?")
         values.append(before_id)
     sql = f"SELECT {_COLUMNS} FROM audit WHERE {' AND '.join(conditions)} ORDER BY audit_id DESC LIMIT ?"
     return tuple(_of_row(row) for row in store.rows(sql, (*values, limit)))
+
+
+def find_entry(store: Store, audit_id: str) -> AuditEntry | None:
+    """The entry of that id, None without one."""
+    row = store.row(f"SELECT {_COLUMNS} FROM audit WHERE audit_id = ?", (audit_id,))
+    return None if row is None else _of_row(row)
+
+
+def encode_entry(entry: AuditEntry) -> dict[str, Any]:
+    """The entry on the wire."""
+    return {
+        "auditId": entry.audit_id,
+        "ts": entry.at_ns,
+        "action": entry.action,
+        "objectType": entry.object_type,
+        "objectId": entry.object_id,
+        "projectId": entry.project_id,
+        "userId": entry.user_id,
+        "username": entry.username,
+        "tokenId": entry.token_id,
+        "sourceIp": entry.source_ip,
+        "via": entry.via,
+        "before": entry.before,
+        "after": entry.after,
+    }
 
 
 def _of_row(row: sqlite3.Row) -> AuditEntry:

@@ -269,3 +269,12 @@ def merged(original: Any, patch: Any) -> Any:
         else:
             made[key] = merged(made.get(key), content)
     return made
+
+
+def patched(task: Task, patch: dict[str, Any]) -> dict[str, Any]:
+    """A task's document with a merge patch applied, without the old type's part where that changes."""
+    current = encode_task(task)
+    if patch.get("taskType", task.task_type) != task.task_type:
+        del current[SUB_OBJECTS[task.task_type]]
+    made: dict[str, Any] = merged(current, patch)
+    return made

@@ -14,7 +14,7 @@ from ctrl_exec.tasks import audit
 from ctrl_exec.tasks.checks import check_task
 from ctrl_exec.tasks.codec import decode_task, encode_definition, encode_task
 from ctrl_exec.tasks.models import LOCAL_COMMAND, OPEN_STATUSES, VIEWER, Task
-from ctrl_exec.tasks.projects import visible_condition
+from ctrl_exec.tasks.projects import narrowed, visible_condition
 from ctrl_exec.tasks.store import packed
 from ctrl_exec.tasks.timers import set_timers
 from ctrl_exec.tasks.ulid import new_ulid
@@ -201,16 +201,11 @@ def list_tasks(
     `wanted`: `project_id`, `task_type`, and `having`, a part of the name.
     """
     condition, values = visible_condition(identity)
-    conditions, parameters = [condition, "task_id > ?"], [*values, after_id]
-    for name in ("project_id", "task_type"):
-        if name in wanted:
-            conditions.append(f"{name} = ?")
-            parameters.append(wanted[name])
-    if wanted.get("having"):
-        conditions.append("instr(lower(name), lower(?)) > 0")
-        parameters.append(wanted["having"])
-    sql = f"SELECT {_COLUMNS} FROM tasks WHERE {' AND '.join(conditions)} ORDER BY task_id LIMIT ?"
-    return tuple(_of_row(row) for row in store.rows(sql, (*parameters, limit)))
+    more, filters = narrowed(wanted, ("project_id", "task_type"))
+    sql = (
+        f"SELECT {_COLUMNS} FROM tasks WHERE {condition} AND {more} AND task_id > ? ORDER BY task_id LIMIT ?"
+    )
+    return tuple(_of_row(row) for row in store.rows(sql, (*values, *filters, after_id, limit)))
 
 
 def _as_row(task: Task) -> dict[str, Any]:

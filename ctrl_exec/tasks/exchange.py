@@ -54,8 +54,8 @@ def export_project(store: Store, identity: Identity, project_id: str) -> dict[st
     identity.require_role(project_id, "MANAGER")
     secrets = store.rows("SELECT name FROM secrets WHERE project_id = ? ORDER BY name", (project_id,))
     tasks = list_tasks(store, identity, {"project_id": project_id}, limit=_MOST)
-    notifiers = list_notifiers(store, identity, project_id, limit=_MOST)
-    webhooks = list_webhooks(store, identity, project_id, limit=_MOST)
+    notifiers = list_notifiers(store, identity, {"project_id": project_id}, limit=_MOST)
+    webhooks = list_webhooks(store, identity, {"project_id": project_id}, limit=_MOST)
     return {
         "version": VERSION,
         "project": {"projectId": project_id, **_plain(encode_project(project))},

@@ -13,7 +13,7 @@ from ctrl_exec.common.value import replace
 from ctrl_exec.tasks import audit
 from ctrl_exec.tasks.forms import Form
 from ctrl_exec.tasks.models import NOTIFIER_KINDS, Notifier
-from ctrl_exec.tasks.projects import find_project, visible_condition
+from ctrl_exec.tasks.projects import find_project, narrowed, visible_condition
 from ctrl_exec.tasks.store import packed
 from ctrl_exec.tasks.ulid import new_ulid
 
@@ -126,17 +126,21 @@ def find_notifier(store: Store, identity: Identity, notifier_id: str) -> tuple[N
 
 
 def list_notifiers(
-    store: Store, identity: Identity, project_id: str | None, *, limit: int = 50, after_id: str = ""
+    store: Store, identity: Identity, wanted: dict[str, str], *, limit: int = 50, after_id: str = ""
 ) -> tuple[tuple[Notifier, bool], ...]:
-    """At most `limit` of those one may see, oldest first. Raises: NotFoundError without a role there."""
+    """At most `limit` of those one may see, oldest first; `wanted`: project_id, kind, having (of the name).
+
+    Raises: NotFoundError without a role in the project.
+    """
     condition, values = visible_condition(identity)
-    if project_id is not None:
-        find_project(store, identity, project_id)
-        condition, values = "project_id = ?", (project_id,)
-    sql = (
-        f"SELECT {_COLUMNS} FROM notifiers WHERE {condition} AND notifier_id > ? ORDER BY notifier_id LIMIT ?"
-    )
-    return tuple(_of_row(row) for row in store.rows(sql, (*values, after_id, limit)))
+    if "project_id" in wanted:
+        find_project(store, identity, wanted["project_id"])
+    more, filters = narrowed(wanted, ("project_id", "kind"))
+    sql = f"""
+    SELECT {_COLUMNS} FROM notifiers WHERE {condition} AND {more} AND notifier_id > ?
+    ORDER BY notifier_id LIMIT ?
+    """
+    return tuple(_of_row(row) for row in store.rows(sql, (*values, *filters, after_id, limit)))
 
 
 def save_notifier(

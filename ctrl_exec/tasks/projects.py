@@ -130,6 +130,16 @@ def visible_condition(identity: Identity) -> tuple[str, tuple[str, ...]]:
     return f"project_id IN ({', '.join('?' * len(visible))})", visible
 
 
+def narrowed(wanted: dict[str, str], columns: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """The part of a query for columns that hold what `wanted` says, and for `having`, a part of the name."""
+    conditions = [f"{name} = ?" for name in columns if name in wanted]
+    values = [wanted[name] for name in columns if name in wanted]
+    if wanted.get("having"):
+        conditions.append("instr(lower(name), lower(?)) > 0")
+        values.append(wanted["having"])
+    return " AND ".join(conditions) or "1", tuple(values)
+
+
 def change_project(store: Store, identity: Identity, project: Project) -> Project:
     """Save a changed project. Raises: NotFoundError; DeniedError."""
     identity.require_role(project.project_id, "MANAGER")

@@ -55,10 +55,12 @@ def find_team(store: Store, team_id: str) -> Team:
     return _of_row(store, row)
 
 
-def list_teams(store: Store, *, limit: int = 50, after_id: str = "") -> tuple[Team, ...]:
-    """At most `limit` teams, oldest first."""
-    rows = store.rows("SELECT * FROM teams WHERE team_id > ? ORDER BY team_id LIMIT ?", (after_id, limit))
-    return tuple(_of_row(store, row) for row in rows)
+def list_teams(store: Store, *, limit: int = 50, after_id: str = "", having: str = "") -> tuple[Team, ...]:
+    """At most `limit` teams, oldest first, those whose name holds a text."""
+    sql = (
+        "SELECT * FROM teams WHERE team_id > ? AND instr(lower(name), lower(?)) > 0 ORDER BY team_id LIMIT ?"
+    )
+    return tuple(_of_row(store, row) for row in store.rows(sql, (after_id, having, limit)))
 
 
 def save_team(store: Store, identity: Identity, draft: Team) -> Team:

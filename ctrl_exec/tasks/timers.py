@@ -27,7 +27,7 @@ def list_timers(store: Store, task_id: str | None = None) -> tuple[Timer, ...]:
         rows = store.rows(f"{_SELECT} ORDER BY timer_id")
     else:
         rows = store.rows(f"{_SELECT} WHERE task_id = ? ORDER BY timer_id", (task_id,))
-    return tuple(_of_row(row) for row in rows)
+    return tuple(timer_of_row(row) for row in rows)
 
 
 def set_timers(store: Store, task: Task) -> None:
@@ -77,7 +77,8 @@ def _when(schedule: Schedule) -> tuple[str, str | None]:
     return schedule.cron_expression, schedule.timezone
 
 
-def _of_row(row: sqlite3.Row) -> Timer:
+def timer_of_row(row: sqlite3.Row) -> Timer:
+    """The timer that a row of the table is."""
     schedule = Schedule(row["cron_expression"], row["timezone"], json.loads(row["parameter_map"]))
     return Timer(
         row["timer_id"], row["task_id"], schedule, row["since_ns"], row["seen_ns"], version=row["version"]

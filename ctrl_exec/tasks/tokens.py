@@ -88,11 +88,15 @@ def find_token(store: Store, token_id: str) -> Token:
 
 
 def list_personal(
-    store: Store, user_id: str | None, *, limit: int = 50, after_id: str = ""
+    store: Store, user_id: str | None, *, limit: int = 50, after_id: str = "", having: str = ""
 ) -> tuple[Token, ...]:
-    """Personal access tokens that were not revoked, of one user or of all, oldest first."""
+    """Personal access tokens that were not revoked, of one user or of all, oldest first.
+
+    Those whose name holds a text.
+    """
     condition = "kind = 'personal' AND revoked_ns IS NULL AND token_id > ?"
-    values: tuple[str | int, ...] = (after_id,)
+    condition += " AND instr(lower(name), lower(?)) > 0"
+    values: tuple[str | int, ...] = (after_id, having)
     if user_id is not None:
         condition += " AND user_id = ?"
         values += (user_id,)

@@ -15,7 +15,7 @@ from ctrl_exec.tasks.definitions import find_task
 from ctrl_exec.tasks.forms import Form, is_line
 from ctrl_exec.tasks.models import EXECUTOR, WEBHOOK_SCHEMES, Task, Webhook
 from ctrl_exec.tasks.parameters import secret_names
-from ctrl_exec.tasks.projects import find_project, visible_condition
+from ctrl_exec.tasks.projects import find_project, narrowed, visible_condition
 from ctrl_exec.tasks.store import packed
 from ctrl_exec.tasks.ulid import ULID, new_ulid
 
@@ -131,19 +131,25 @@ def load_webhook(store: Store, webhook_id: str) -> Webhook | None:
 
 
 def list_webhooks(
-    store: Store, identity: Identity, project_id: str | None, *, limit: int = 50, after_id: str = ""
+    store: Store, identity: Identity, wanted: dict[str, str], *, limit: int = 50, after_id: str = ""
 ) -> tuple[Webhook, ...]:
-    """At most `limit` of those in projects one manages, oldest first. Raises: NotFoundError; DeniedError."""
+    """At most `limit` of those in projects one manages, oldest first.
+
+    `wanted`: project_id, task_id, having (of the name). Raises: NotFoundError; DeniedError.
+    """
     condition, values = visible_condition(identity)
-    if project_id is not None:
-        find_project(store, identity, project_id)
-        identity.require_role(project_id, "MANAGER")
-        condition, values = "project_id = ?", (project_id,)
+    if "project_id" in wanted:
+        find_project(store, identity, wanted["project_id"])
+        identity.require_role(wanted["project_id"], "MANAGER")
     elif identity.visible is not None:
         values = tuple(each for each in identity.visible if identity.has_role(each, "MANAGER"))
         condition = f"project_id IN ({', '.join('?' * len(values))})"
-    sql = f"SELECT {_COLUMNS} FROM webhooks WHERE {condition} AND webhook_id > ? ORDER BY webhook_id LIMIT ?"
-    return tuple(_of_row(row) for row in store.rows(sql, (*values, after_id, limit)))
+    more, filters = narrowed(wanted, ("project_id", "task_id"))
+    sql = f"""
+    SELECT {_COLUMNS} FROM webhooks WHERE {condition} AND {more} AND webhook_id > ?
+    ORDER BY webhook_id LIMIT ?
+    """
+    return tuple(_of_row(row) for row in store.rows(sql, (*values, *filters, after_id, limit)))
 
 
 def save_webhook(

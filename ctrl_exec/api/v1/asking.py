@@ -38,6 +38,7 @@ ADMIN = "admin"
 """The scope of what administrators alone may do."""
 DEFAULT_LIMIT = 50
 MOST_ITEMS = 500
+_NS = re.compile(r"[0-9]{1,19}", re.ASCII)
 _ETAG = re.compile(r'(?:W/)?"([0-9]{1,18})"', re.ASCII)
 
 
@@ -132,6 +133,15 @@ def page_of(query: dict[str, str]) -> tuple[int, str]:
     if len(cursor) > 100 or not cursor.isprintable():
         raise InvalidInputError("cursor: expected a nextCursor of this list", field="cursor")
     return int(limit), cursor
+
+
+def moments_of(query: dict[str, str]) -> tuple[int | None, int | None]:
+    """`from` and `to` in nanoseconds. Raises: InvalidInputError."""
+    for key in ("from", "to"):
+        if key in query and not _NS.fullmatch(query[key]):
+            raise InvalidInputError(f"{key}: expected nanoseconds since the epoch", field=key)
+    first, end = (int(query[key]) if key in query else None for key in ("from", "to"))
+    return first, end
 
 
 def list_response(

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from ctrl_exec.api.inquiry import query_of
-from ctrl_exec.api.v1.asking import list_response, page_of
+from ctrl_exec.api.v1.asking import list_response, moments_of, page_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from ctrl_exec.api.v1.asking import Asking
     from ctrl_exec.common.routing import Response
-    from ctrl_exec.tasks.models import AuditEntry
 
 _COLUMNS = {
     "objectType": "object_type", "objectId": "object_id", "projectId": "project_id", "userId": "user_id",
     "action": "action",
 }  # fmt: skip
-LIST_KEYS = (*_COLUMNS, "limit", "cursor")
+LIST_KEYS = (*_COLUMNS, "from", "to", "limit", "cursor")
 
 
 def index(asking: Asking) -> Response:
     """Entries, newest first: all for an administrator, those of one project for its manager."""
-    from ctrl_exec.tasks.audit import list_entries
+    from ctrl_exec.tasks.audit import encode_entry, list_entries
 
     query = query_of(asking.request, LIST_KEYS)
     limit, cursor = page_of(query)
@@ -31,23 +28,6 @@ def index(asking: Asking) -> Response:
     else:
         asking.identity.require_administrator()
     wanted = {column: query[key] for key, column in _COLUMNS.items() if key in query}
-    found = list_entries(asking.store, wanted, limit=limit + 1, before_id=cursor or None)
-    return list_response(found, limit, _encoded, lambda entry: entry.audit_id)
-
-
-def _encoded(entry: AuditEntry) -> dict[str, Any]:
-    return {
-        "auditId": entry.audit_id,
-        "ts": entry.at_ns,
-        "action": entry.action,
-        "objectType": entry.object_type,
-        "objectId": entry.object_id,
-        "projectId": entry.project_id,
-        "userId": entry.user_id,
-        "username": entry.username,
-        "tokenId": entry.token_id,
-        "sourceIp": entry.source_ip,
-        "via": entry.via,
-        "before": entry.before,
-        "after": entry.after,
-    }
+    span_ns = moments_of(query)
+    found = list_entries(asking.store, wanted, limit=limit + 1, before_id=cursor or None, span_ns=span_ns)
+    return list_response(found, limit, encode_entry, lambda entry: entry.audit_id)

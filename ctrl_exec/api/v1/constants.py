@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from ctrl_exec.api.inquiry import query_of
+from ctrl_exec.api.v1.asking import list_response, page_of
 from ctrl_exec.common.routing import Response, json_response
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, TypeVar
+
     from ctrl_exec.api.v1.asking import Asking
+    from ctrl_exec.tasks.models import Constant, Secret
+
+    T = TypeVar("T", Constant, Secret)
 
 KEYS = ("name", "value")
+LIST_KEYS = ("q", "limit", "cursor")
 
 
 def index(asking: Asking) -> Response:
@@ -16,7 +25,16 @@ def index(asking: Asking) -> Response:
     from ctrl_exec.tasks.constants import encode_constant, list_constants
 
     found = list_constants(asking.store, asking.identity, asking.parameters["projectId"])
-    return json_response(200, {"items": [encode_constant(each) for each in found], "nextCursor": None})
+    return _page(asking, found, encode_constant)
+
+
+def _page(asking: Asking, known: Sequence[T], encode: Callable[[T], dict[str, Any]]) -> Response:
+    """A page of a project's few named values, by name; the cursor is the last one's name."""
+    query = query_of(asking.request, LIST_KEYS)
+    limit, cursor = page_of(query)
+    having = query.get("q", "").upper()
+    found = [each for each in known if each.name > cursor and having in each.name]
+    return list_response(found, limit, encode, lambda each: each.name)
 
 
 def create(asking: Asking) -> Response:
@@ -58,7 +76,7 @@ def index_secrets(asking: Asking) -> Response:
     from ctrl_exec.tasks.project_secrets import encode_secret, list_secrets
 
     found = list_secrets(asking.store, asking.identity, asking.parameters["projectId"])
-    return json_response(200, {"items": [encode_secret(each) for each in found], "nextCursor": None})
+    return _page(asking, found, encode_secret)
 
 
 def create_secret(asking: Asking) -> Response:

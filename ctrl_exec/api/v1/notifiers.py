@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ctrl_exec.api.inquiry import query_of
 from ctrl_exec.api.v1.asking import list_response, page_of
+from ctrl_exec.common.errors import InvalidInputError
 from ctrl_exec.common.routing import Response, json_response
 
 TYPE_CHECKING = False
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from ctrl_exec.tasks.models import Notifier
 
 KEYS = ("projectId", "name", "kind", "settings", "secret", "enabledFg")
-LIST_KEYS = ("projectId", "limit", "cursor")
+LIST_KEYS = ("projectId", "kind", "q", "limit", "cursor")
 
 
 def create(asking: Asking) -> Response:
@@ -29,13 +30,16 @@ def create(asking: Asking) -> Response:
 
 def index(asking: Asking) -> Response:
     """`GET /api/v1/notifiers`."""
+    from ctrl_exec.tasks.models import NOTIFIER_KINDS
     from ctrl_exec.tasks.notifiers import list_notifiers
 
     query = query_of(asking.request, LIST_KEYS)
     limit, cursor = page_of(query)
-    found = list_notifiers(
-        asking.store, asking.identity, query.get("projectId"), limit=limit + 1, after_id=cursor
-    )
+    if query.get("kind", NOTIFIER_KINDS[0]) not in NOTIFIER_KINDS:
+        raise InvalidInputError("kind: expected one of " + ", ".join(NOTIFIER_KINDS), field="kind")
+    names = {"projectId": "project_id", "kind": "kind", "q": "having"}
+    wanted = {inner: query[name] for name, inner in names.items() if name in query}
+    found = list_notifiers(asking.store, asking.identity, wanted, limit=limit + 1, after_id=cursor)
     return list_response(found, limit, _encoded, lambda each: each[0].notifier_id)
 
 
@@ -68,25 +72,13 @@ def remove(asking: Asking) -> Response:
 
 def test(asking: Asking) -> Response:
     """`POST /api/v1/notifiers/{notifierId}/test`: one attempt, made now."""
-    from ctrl_exec.tasks.news import Notice
-    from ctrl_exec.tasks.notifiers import find_notifier, load_notifier
-    from ctrl_exec.tasks.outgoing import OutgoingError
-    from ctrl_exec.tasks.posting import post, posting_of
-    from ctrl_exec.tasks.ulid import new_ulid
+    from ctrl_exec.tasks.notifiers import find_notifier
+    from ctrl_exec.tasks.trial import send_test
 
     notifier, _ = find_notifier(asking.store, asking.identity, asking.parameters["notifierId"])
     asking.identity.require_role(notifier.project_id, "MANAGER")
-    found = load_notifier(asking.store, asking.sealer, notifier.notifier_id)
-    secret = "" if found is None else found[1]
-    now_ns = asking.store.clock_ns()
-    facts = {"event": "TEST", "projectId": notifier.project_id, "notifierId": notifier.notifier_id}
-    notice = Notice(new_ulid(now_ns), notifier.notifier_id, "TEST", facts, now_ns)
-    error = None
-    try:
-        post(posting_of(asking.dispatcher.config), notifier, secret, notice, now_s=now_ns // 10**9)
-    except OutgoingError as failure:
-        error = str(failure)
-    return json_response(200, {"sentFg": error is None, "error": error})
+    fault = send_test(asking.dispatcher.config, asking.store, asking.sealer, notifier)
+    return json_response(200, {"sentFg": fault is None, "error": fault})
 
 
 def _encoded(found: tuple[Notifier, bool]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ctrl_exec.api.v1 import (
     users,
     webhooks,
 )
-from ctrl_exec.api.v1.asking import PAGE_KEYS, PUBLIC, TaskRoute
+from ctrl_exec.api.v1.asking import PUBLIC, TaskRoute
 
 _PROJECTS = "/api/v1/projects"
 _PROJECT = "/api/v1/projects/{projectId}"
@@ -70,7 +70,7 @@ TASK_ROUTES = (
     ),
     TaskRoute("GET", _TOKENS, "tokens", users.index_tokens, query=users.TOKEN_LIST_KEYS),
     TaskRoute("DELETE", f"{_TOKENS}/{{personalAccessTokenId}}", "token-revoke", users.revoke_token, "write"),
-    TaskRoute("GET", _CONSTANTS, "constants", constants.index),
+    TaskRoute("GET", _CONSTANTS, "constants", constants.index, query=constants.LIST_KEYS),
     TaskRoute(
         "POST", _CONSTANTS, "constant-create", constants.create, "write", constants.KEYS, needs_body=True
     ),
@@ -79,7 +79,7 @@ TASK_ROUTES = (
         needs_body=True,
     ),
     TaskRoute("DELETE", f"{_CONSTANTS}/{{constantId}}", "constant-remove", constants.remove, "write"),
-    TaskRoute("GET", _SECRETS, "secrets", constants.index_secrets),
+    TaskRoute("GET", _SECRETS, "secrets", constants.index_secrets, query=constants.LIST_KEYS),
     TaskRoute(
         "POST", _SECRETS, "secret-create", constants.create_secret, "write", constants.KEYS, needs_body=True
     ),
@@ -89,7 +89,7 @@ TASK_ROUTES = (
     ),
     TaskRoute("DELETE", f"{_SECRETS}/{{secretId}}", "secret-remove", constants.remove_secret, "write"),
     TaskRoute("POST", _TEAMS, "team-create", teams.create, "admin", teams.KEYS, needs_body=True),
-    TaskRoute("GET", _TEAMS, "teams", teams.index, "admin", query=PAGE_KEYS),
+    TaskRoute("GET", _TEAMS, "teams", teams.index, "admin", query=teams.LIST_KEYS),
     TaskRoute("GET", _TEAM, "team", teams.show, "admin"),
     TaskRoute("PATCH", _TEAM, "team-amend", teams.amend, "admin", teams.KEYS, needs_body=True),
     TaskRoute("DELETE", _TEAM, "team-remove", teams.remove, "admin"),

@@ -64,17 +64,9 @@ def replace(asking: Asking) -> Response:
 
 def amend(asking: Asking) -> Response:
     """`PATCH /api/v1/tasks/{taskId}`: a merge patch (RFC 7396)."""
-    from ctrl_exec.tasks.codec import encode_task, merged
-    from ctrl_exec.tasks.kinds_codec import SUB_OBJECTS
+    from ctrl_exec.tasks.codec import patched
 
-    def change(task: Task) -> dict[str, Any]:
-        current = encode_task(task)
-        if asking.document.get("taskType", task.task_type) != task.task_type:
-            del current[SUB_OBJECTS[task.task_type]]
-        made: dict[str, Any] = merged(current, asking.document)
-        return made
-
-    return _change(asking, change)
+    return _change(asking, lambda task: patched(task, asking.document))
 
 
 def _change(asking: Asking, change: Any) -> Response:

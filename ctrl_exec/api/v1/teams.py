@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ctrl_exec.api.v1.asking import Asking
 
 KEYS = ("name", "userIds")
+LIST_KEYS = ("q", *PAGE_KEYS)
 
 
 def create(asking: Asking) -> Response:
@@ -25,8 +26,9 @@ def index(asking: Asking) -> Response:
     """`GET /api/v1/teams`."""
     from ctrl_exec.tasks.teams import encode_team, list_teams
 
-    limit, cursor = page_of(query_of(asking.request, PAGE_KEYS))
-    found = list_teams(asking.store, limit=limit + 1, after_id=cursor)
+    query = query_of(asking.request, LIST_KEYS)
+    limit, cursor = page_of(query)
+    found = list_teams(asking.store, limit=limit + 1, after_id=cursor, having=query.get("q", ""))
     return list_response(found, limit, encode_team, lambda team: team.team_id)
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 USER_KEYS = ("name", "password", "administratorFg", "enabledFg")
 LIST_KEYS = ("q", "limit", "cursor")
 TOKEN_KEYS = ("name", "expirationTs", "scopes", "projectIds")
-TOKEN_LIST_KEYS = ("userId", "limit", "cursor")
+TOKEN_LIST_KEYS = ("userId", "q", "limit", "cursor")
 
 
 def create(asking: Asking) -> Response:
@@ -104,7 +104,8 @@ def index_tokens(asking: Asking) -> Response:
     user_id = query.get("userId", asking.identity.user_id)
     if user_id != asking.identity.user_id or asking.identity.project_ids is not None:
         asking.identity.require_administrator()
-    found = list_personal(asking.store, user_id, limit=limit + 1, after_id=cursor)
+    having = query.get("q", "")
+    found = list_personal(asking.store, user_id, limit=limit + 1, after_id=cursor, having=having)
     return list_response(found, limit, encode_personal, lambda token: token.token_id)
 
 

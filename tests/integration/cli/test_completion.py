@@ -99,7 +99,10 @@ def test_what_a_service_that_was_taken_over_writes_is_never_run(shared: Instance
         ["bash", "-c", driver, "bash", str(script)],
         env=environment({"PATH": f"{tmp_path}:/usr/bin:/bin"}), capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert ended.stdout == f"$(touch {mark})\nword\n"
+    quoted = (
+        f"$(touch {mark})".replace("$", "\\$").replace("(", "\\(").replace(")", "\\)").replace(" ", "\\ ")
+    )
+    assert ended.stdout == f"{quoted}\nword\n"
     assert not mark.exists()
 
 

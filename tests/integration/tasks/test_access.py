@@ -29,7 +29,7 @@ ABSENT = (
 ANYBODY, ADMINISTRATOR = "ANYBODY", "ADMINISTRATOR"
 # who may; ANYBODY: with or without a role anywhere. Whoever lacks a role in the project finds nothing there.
 LEAST = {
-    "cron-preview": ANYBODY, "task-upcoming": "VIEWER",
+    "cron-preview": ANYBODY, "upcoming": ANYBODY, "task-upcoming": "VIEWER",
     "task-create": "MANAGER", "tasks": ANYBODY, "task": "VIEWER", "task-replace": "MANAGER",
     "task-amend": "MANAGER", "task-remove": "MANAGER", "project-create": ADMINISTRATOR, "projects": ANYBODY,
     "project": "VIEWER", "project-replace": "MANAGER", "project-amend": "MANAGER",

@@ -74,6 +74,37 @@ def test_the_next_starts_of_a_task(office: Office) -> None:
     assert office.ask("GET", path, by="nobody").status == 404
 
 
+def test_what_is_due_next_of_all_tasks(office: Office) -> None:
+    """Page by page without loss or repetition, for those who may see it, and at the prompt the same."""
+    with office.store() as store:
+        begin_ns = store.clock_ns() // NS * NS + 86_400 * NS
+    name = "Every minute of the day"
+    fields = {"scheduledFg": True, "cronExpression": "* * * * *", "name": name}
+    task = office.create_task(**fields)
+    path = f"/api/v1/upcoming?q=EVERY+minute&from={begin_ns}&to={begin_ns + 600 * NS}"
+    items = office.ask("GET", path).json["items"]
+    assert isinstance(items, list)
+    assert len(items) == 10
+    assert {(each["taskId"], each["projectId"], each["name"]) for each in items} == {
+        (task["taskId"], task["projectId"], name)
+    }
+    assert {later["scheduledTs"] - sooner["scheduledTs"] for sooner, later in pairwise(items)} == {60 * NS}
+    paged: list[Any] = []
+    cursor: object = ""
+    while cursor is not None:
+        page = office.ask("GET", f"{path}&limit=4&cursor={cursor}").json
+        paged += page["items"]  # type: ignore[operator]
+        cursor = page["nextCursor"]
+    assert paged == items
+    assert office.ask("GET", path, by="viewer").json["items"] == items
+    assert office.ask("GET", path, by="stranger").json == {"items": [], "nextCursor": None}
+    assert office.ask("GET", f"/api/v1/upcoming?projectId={task['projectId']}", by="stranger").status == 404
+    for wrong in ("from=x", "to=-1", "cursor=x", "limit=0", "when=now"):
+        assert office.ask("GET", f"/api/v1/upcoming?{wrong}").status == 400, wrong
+    shown = json.loads(run("ctrl-exec", "--config", office.conf, "task", "next", "--json").stdout)
+    assert set(shown["items"][0]) == set(items[0])
+
+
 def test_the_next_starts_at_the_prompt(office: Office) -> None:
     """As a table in each schedule's zone, or with --json as the API tells them."""
     fields = {"scheduledFg": True, "cronExpression": "0 9 1 1 *", "cronTimezone": "Asia/Tokyo"}
