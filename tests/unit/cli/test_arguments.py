@@ -100,7 +100,7 @@ def test_mistakes_are_named(line: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("", "missing SHELL"),
+        ("", "missing SHELL: bash, fish"),
         ("bash fish", "unexpected 'fish'"),
         ("bahs", "SHELL: expected bash or fish, not 'bahs' (did you mean bash?)"),
     ],
