@@ -36,6 +36,7 @@ STATES = (
     "ok", "failed", "timeout", "unreachable", "refused", "busy", "lost", "cancelled",
 )  # fmt: skip
 FINAL_STATES = frozenset(STATES[3:])
+_decoders: list[Callable[[str], Any]] = []
 
 
 @value
@@ -176,18 +177,24 @@ def parse_object(body: bytes, what: str = "body") -> dict[str, Any]:
 
     Raises: MessageError for anything else, also for a key given twice, NaN, or bottomless nesting.
     """
-    import json
-
     try:
-        return read_object(
-            json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant), what
-        )
+        return read_object(_strict_decoder()(body.decode("utf-8")), what)
     except UnicodeDecodeError as error:
         raise MessageError(f"{what}: not UTF-8 at byte {error.start}", field=what) from error
     except RecursionError as error:
         raise MessageError(f"{what}: nested too deeply", field=what) from error
     except ValueError as error:
         raise MessageError(f"{what}: not JSON ({error})", field=what) from error
+
+
+def _strict_decoder() -> Callable[[str], Any]:
+    """The decoder, made once: to make it costs more than a short message."""
+    if not _decoders:
+        import json
+
+        decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+        _decoders.append(decoder.decode)
+    return _decoders[0]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
