@@ -17,6 +17,7 @@ from urllib.parse import urljoin, urlsplit
 
 from ctrl_exec.common.errors import CtrlExecError
 from ctrl_exec.common.value import field, value
+from ctrl_exec.tasks.resolving import addresses_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 MOST_REDIRECTS = 5
 ANSWER_BYTES = 1 << 16
+NOT_IN_TIME = "no answer in time"
 _REDIRECTS = (301, 302, 303, 307, 308)
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 # where in such an address the other one stands is the site's choice: RFC 8215
@@ -39,6 +41,10 @@ _THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
 
 class OutgoingError(CtrlExecError):
     """A request that was not made, or got no answer."""
+
+
+class RefusedError(OutgoingError):
+    """It was refused for good: what was sent would be refused again."""
 
 
 @value
@@ -124,14 +130,22 @@ def _inner(address: Address) -> ipaddress.IPv4Address | None:
     return None
 
 
-def send(request: OutgoingRequest, allowance: Allowance, *, timeout_s: float) -> OutgoingAnswer:
-    """Send it and read the answer, redirects followed, all within the time.
+def send(
+    request: OutgoingRequest,
+    allowance: Allowance,
+    *,
+    timeout_s: float,
+    resolve: Callable[[str], bytes] | None = None,
+) -> OutgoingAnswer:
+    """Send it and read the answer, redirects followed, all within the time, names resolved too.
+
+    `resolve` stands for the system's resolver (`resolving.addresses_of`).
 
     Raises: OutgoingError, in words that hold no part of query, headers or body.
     """
     deadline = monotonic() + timeout_s
     for _ in range(MOST_REDIRECTS + 1):
-        status, location, body, is_cut = _send_once(request, allowance, deadline)
+        status, location, body, is_cut = _send_once(request, _Ways(allowance, deadline, resolve))
         if status not in _REDIRECTS or not location:
             return OutgoingAnswer(status, body, is_cut)
         request = _redirected(request, status, location)
@@ -164,9 +178,16 @@ def _place(url: str) -> tuple[str, str, int]:
     return parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80)
 
 
-def _send_once(
-    request: OutgoingRequest, allowance: Allowance, deadline: float
-) -> tuple[int, str, bytes, bool]:
+@value
+class _Ways:
+    """How the outside is reached."""
+
+    allowance: Allowance
+    deadline: float
+    resolve: Callable[[str], bytes] | None = None
+
+
+def _send_once(request: OutgoingRequest, ways: _Ways) -> tuple[int, str, bytes, bool]:
     scheme, host, port = _place(request.url)
     parts = urlsplit(request.url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -174,8 +195,9 @@ def _send_once(
     try:
         # connected here, to an address that was judged; http.client only speaks over it
         connection.auto_open = 0
-        connection.sock = _connect(scheme, host, port, allowance, deadline)
-        connection.response_class = _within(deadline)
+        sock = connect(_judged(host, port, ways), port, ways.deadline)
+        connection.sock = _secured(sock, host) if scheme == "https" else sock
+        connection.response_class = _within(ways.deadline)
         connection.request(request.method, target, body=request.body, headers=dict(request.headers))
         answer = connection.getresponse()
         body = _beginning_of(answer)
@@ -187,7 +209,7 @@ def _send_once(
         connection.close()
 
 
-class _TimelyBytes(io.RawIOBase):
+class TimelyBytes(io.RawIOBase):
     """What a socket receives until the deadline: a head that drips does not outlast it either."""
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
@@ -215,7 +237,7 @@ def _within(deadline: float) -> type[http.client.HTTPResponse]:
         def __init__(self, sock: socket.socket, *given: Any, **named: Any) -> None:
             super().__init__(sock, *given, **named)
             self.fp.close()
-            self.fp = io.BufferedReader(_TimelyBytes(sock, deadline))
+            self.fp = io.BufferedReader(TimelyBytes(sock, deadline))
 
     return Answer
 
@@ -232,37 +254,40 @@ def _beginning_of(answer: http.client.HTTPResponse) -> bytes:
     return b"".join(pieces)
 
 
-def _connect(
-    scheme: str, host: str, port: int, allowance: Allowance, deadline: float
-) -> socket.socket | ssl.SSLSocket:
-    last: Exception = OutgoingError(f"{host}: has no address")
-    for family, address in _judged(host, port, allowance):
+def connect(addresses: Sequence[tuple[int, str]], port: int, deadline: float) -> socket.socket:
+    """A connection to the first of the addresses that takes one. Raises: OSError."""
+    last = OSError("it has no address")
+    for family, address in addresses:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.settimeout(max(0.001, deadline - monotonic()))
             sock.connect((address, port))
-            return _secured(sock, host) if scheme == "https" else sock
         except OSError as error:
             sock.close()
             last = error
+        else:
+            return sock
     raise last
 
 
 def _secured(sock: socket.socket, host: str) -> ssl.SSLSocket:
-    return ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+    try:
+        return ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+    except BaseException:
+        sock.close()
+        raise
 
 
-def _judged(host: str, port: int, allowance: Allowance) -> Sequence[tuple[int, str]]:
+def _judged(host: str, port: int, ways: _Ways) -> Sequence[tuple[int, str]]:
     """(family, address) of all addresses; one that may not be reached refuses the name.
 
-    Raises: OutgoingError; OSError if the name does not resolve.
+    Raises: OutgoingError; OSError if the name does not resolve in time.
     """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    resolved = [(family, str(where[0])) for family, _, _, _, where in found]
-    if (host.lower(), port) in allowance.places:
+    resolved = addresses_of(host, ways.deadline, ways.resolve)
+    if (host.lower(), port) in ways.allowance.places:
         return resolved
     for _, text in resolved:
-        reason = objection(ipaddress.ip_address(text.partition("%")[0]), allowance)
+        reason = objection(ipaddress.ip_address(text.partition("%")[0]), ways.allowance)
         if reason:
             raise OutgoingError(f"{host} is {reason}; tasks.outgoing_allow opens what a site needs")
     return resolved
@@ -272,7 +297,7 @@ def _words(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {error.verify_message}"
     if isinstance(error, TimeoutError):
-        return "no answer in time"
+        return NOT_IN_TIME
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return type(error).__name__

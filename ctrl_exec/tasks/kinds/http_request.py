@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit, urlunsplit
 
-from ctrl_exec.tasks import lifecycle
-from ctrl_exec.tasks.models import FAILED, SUCCESS, HttpRequest
-from ctrl_exec.tasks.outgoing import OutgoingError, OutgoingRequest, send
+from ctrl_exec.tasks import carriage, lifecycle
+from ctrl_exec.tasks.models import ABORTED, FAILED, SUCCESS, TIMED_OUT, HttpRequest
+from ctrl_exec.tasks.outgoing import OutgoingError, OutgoingRequest
+from ctrl_exec.tasks.sending import send_apart
 from ctrl_exec.tasks.templates import json_escaped, query_escaped, substitute
 
 TYPE_CHECKING = False
@@ -24,17 +25,33 @@ def carry(attempt: Attempt, allowance: Allowance) -> Outcome:
     kind = attempt.task.kind
     assert isinstance(kind, HttpRequest)
     request = request_of(kind, attempt.materials.contents)
+    limit_s = min(LONGEST_S, attempt.timeout_s or LONGEST_S)
     try:
-        answer = send(request, allowance, timeout_s=min(LONGEST_S, attempt.timeout_s or LONGEST_S))
+        sent = send_apart(
+            request,
+            allowance,
+            timeout_s=limit_s,
+            wants_end=attempt.wants_end,
+            before_send=lambda pid: _note_group(attempt, pid),
+        )
     except OutgoingError as error:
         attempt.say(2, f"{error}\n".encode())
         return lifecycle.Outcome(FAILED, None, str(error))
+    answer = sent.answer
+    if answer is None:
+        if sent.was_ended:
+            return lifecycle.Outcome(ABORTED, None, "aborted")
+        return lifecycle.Outcome(TIMED_OUT, None, f"timed out after {limit_s:g}s")
     attempt.say(1, f"{kind.method} {_without_query(request.url)} → {answer.status}\n".encode())
     attempt.say(1, answer.body + (b"\n[cut]\n" if answer.is_cut else b""))
     is_right = answer.status in kind.expected if kind.expected else 200 <= answer.status < 300
     if is_right:
         return lifecycle.Outcome(SUCCESS, 0)
     return lifecycle.Outcome(FAILED, 1, f"status {answer.status}")
+
+
+def _note_group(attempt: Attempt, pid: int) -> None:
+    carriage.note_group(attempt.store, attempt.execution.execution_id, pid, carriage.started_at(pid))
 
 
 def request_of(kind: HttpRequest, contents: dict[str, str]) -> OutgoingRequest:
