@@ -287,6 +287,11 @@ class Config(Locations):
         kind=seconds(0, 10 * YEAR_S),
         doc="How long finished executions are kept where neither task nor project says, in whole days.",
     )
+    tasks_audit_retention: int = field(
+        default=400 * 86400,
+        kind=seconds(90 * 86400, 10 * YEAR_S),
+        doc="How long entries of the audit log are kept.",
+    )
     tasks_outgoing_allow: tuple[str, ...] = field(
         default=(),
         kind=OUTGOING,

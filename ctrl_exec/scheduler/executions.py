@@ -121,14 +121,15 @@ class Executions:
     def purge(self) -> None:
         """Remove what is old. Raises: StorageError."""
         from ctrl_exec.tasks.once import settle_keys
-        from ctrl_exec.tasks.purge import purge
+        from ctrl_exec.tasks.purge import Purged, purge
 
         settle_keys(self._store, self._dispatcher.idempotency_keys)
         days = -(-self._dispatcher.config.tasks_retention // DAY_S)
-        found = purge(self._store, self._files, days)
-        if found.executions or found.files or found.tokens:
+        audit_retention_s = self._dispatcher.config.tasks_audit_retention
+        found = purge(self._store, self._files, days, audit_retention_s=audit_retention_s)
+        if found != Purged():
             facts = {"executions": found.executions, "files": found.files, "tokens": found.tokens}
-            self._dispatcher.log.info("task-purge", **facts)
+            self._dispatcher.log.info("task-purge", audit=found.audit, **facts)
 
     def tell_long(self) -> None:
         """Have news of what takes too long. Raises: StorageError."""

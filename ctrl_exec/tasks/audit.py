@@ -1,6 +1,6 @@
 """The audit log: who did what to which object, from where, with what before and after.
 
-Owns its rows, which are only added. What is secret does not come here, or masked.
+Owns its rows, which are only added until their time is over. What is secret does not come here, or masked.
 """
 
 from __future__ import annotations
@@ -100,6 +100,15 @@ def encode_entry(entry: AuditEntry) -> dict[str, Any]:
         "before": entry.before,
         "after": entry.after,
     }
+
+
+def purge_audit(store: Store, before_ns: int, *, most: int) -> int:
+    """Forget entries of before then, the oldest first and at most so many; gives how many.
+
+    The database refuses it for those of the last 90 days.
+    """
+    sql = "DELETE FROM audit WHERE rowid IN (SELECT rowid FROM audit WHERE at_ns < ? ORDER BY at_ns LIMIT ?)"
+    return store.execute(sql, (before_ns, most))
 
 
 def _of_row(row: sqlite3.Row) -> AuditEntry:

@@ -75,6 +75,15 @@ class ExecutionFilter:
     parent_id: str | None = None
 
 
+_INDEXES = {
+    ("task_id",): "executions_of_task",
+    ("task_id", "status"): "executions_of_task_in_state",
+    ("project_id",): "executions_of_project",
+    ("project_id", "status"): "executions_of_project_in_state",
+    ("status",): "executions_by_status",
+}
+
+
 def find_execution(store: Store, execution_id: str) -> Execution:
     """The execution. Raises: NotFoundError."""
     row = store.row(f"{_SELECT} WHERE execution_id = ?", (execution_id,))
@@ -87,32 +96,65 @@ def list_executions(
     store: Store, wanted: ExecutionFilter, *, limit: int = 50, before_id: str | None = None
 ) -> tuple[Execution, ...]:
     """At most `limit` of them, newest first, beginning after `before_id`."""
-    conditions, values = _conditions(wanted)
+    spans = [(">=", wanted.from_ns), ("<", wanted.to_ns)]
+    # ids carry their time: one index serves both the range and the order
+    bounds = [(sign, first_ulid(at_ns)) for sign, at_ns in spans if at_ns is not None]
     if before_id is not None:
-        conditions.append("execution_id < ?")
-        values.append(before_id)
-    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-    sql = f"{_SELECT}{where} ORDER BY execution_id DESC LIMIT ?"
-    return tuple(_of_row(row) for row in store.rows(sql, (*values, limit)))
+        bounds.append(("<", before_id))
+    if wanted.parent_id is not None:
+        sql, values = _of_parent(wanted, bounds)
+    else:
+        sql, values = _by_index(wanted, bounds, limit)
+    found = store.rows(f"{sql} ORDER BY execution_id DESC LIMIT ?", (*values, limit))
+    return tuple(_of_row(row) for row in found)
 
 
-def _conditions(wanted: ExecutionFilter) -> tuple[list[str], list[Any]]:
-    conditions: list[str] = []
-    values: list[Any] = []
-    for name, content in (("task_id", wanted.task_id), ("parent_id", wanted.parent_id)):
-        if content is not None:
-            conditions.append(f"{name} = ?")
-            values.append(content)
+def _by_index(
+    wanted: ExecutionFilter, bounds: list[tuple[str, str]], limit: int
+) -> tuple[str, tuple[Any, ...]]:
+    """The newest of each combination of owner and status that is wanted, each found at once by its index.
+
+    As one condition they would be read through from the newest on, all of them where few are meant.
+    """
+    sets: dict[str, tuple[str, ...]] = {}
+    if wanted.task_id is not None:
+        sets["task_id"] = (wanted.task_id,)
+    elif wanted.project_ids is not None:
+        sets["project_id"] = tuple(dict.fromkeys(wanted.project_ids))
+    if wanted.statuses:
+        sets["status"] = tuple(dict.fromkeys(wanted.statuses))
+    ranges = [f"each.execution_id {sign} ?" for sign, _ in bounds]
+    ids = tuple(bound for _, bound in bounds)
+    if not sets:
+        where = f" WHERE {' AND '.join(ranges)}".replace("each.", "") if ranges else ""
+        return _SELECT + where, ids
+    tables = ", ".join(f"json_each(?) AS of_{name}" for name in sets)
+    conditions = [f"each.{name} = of_{name}.value" for name in sets] + ranges
+    others: tuple[str, ...] = ()
+    if wanted.task_id is not None and wanted.project_ids is not None:
+        conditions.append("each.project_id IN (SELECT value FROM json_each(?))")
+        others = (packed(wanted.project_ids),)
+    sql = f"""
+    SELECT {", ".join(_COLUMNS)} FROM {tables}, executions WHERE execution_id IN (
+      SELECT each.execution_id FROM executions AS each INDEXED BY {_INDEXES[tuple(sets)]}
+      WHERE {" AND ".join(conditions)}
+      ORDER BY each.execution_id DESC LIMIT ?)
+    """
+    return sql, (*(packed(several) for several in sets.values()), *ids, *others, limit)
+
+
+def _of_parent(wanted: ExecutionFilter, bounds: list[tuple[str, str]]) -> tuple[str, tuple[Any, ...]]:
+    """Those of one workflow, which are few."""
+    conditions, values = ["parent_id = ?"], [wanted.parent_id]
+    if wanted.task_id is not None:
+        conditions.append("+task_id = ?")
+        values.append(wanted.task_id)
     for name, several in (("project_id", wanted.project_ids), ("status", wanted.statuses or None)):
         if several is not None:
-            conditions.append(f"{name} IN ({', '.join('?' * len(several))})")
-            values.extend(several)
-    for sign, at_ns in ((">=", wanted.from_ns), ("<", wanted.to_ns)):
-        if at_ns is not None:
-            # ids carry their time: the index on them serves both the range and the order
-            conditions.append(f"execution_id {sign} ?")
-            values.append(first_ulid(at_ns))
-    return conditions, values
+            conditions.append(f"+{name} IN (SELECT value FROM json_each(?))")
+            values.append(packed(several))
+    conditions += [f"+execution_id {sign} ?" for sign, _ in bounds]
+    return f"{_SELECT} WHERE {' AND '.join(conditions)}", (*values, *(bound for _, bound in bounds))
 
 
 def create_execution(store: Store, execution: Execution, *, sealed: bytes | None = None) -> None:

@@ -154,4 +154,17 @@ CREATE TABLE signed_bodies (
 CREATE INDEX signed_bodies_by_time ON signed_bodies (at_ns);
 """
 
-MIGRATIONS = (_IDENTITY + _PROJECTS + _TASKS + _EXECUTIONS, _NOTICES, _LINEAGE)
+# Lists by owner and status of as many executions as there may be; nothing asks for the order of ends.
+# What the audit log holds of the last 90 days only grows; what is older may be purged.
+_SCALE = """
+CREATE INDEX executions_of_task_in_state ON executions (task_id, status, execution_id);
+CREATE INDEX executions_of_project_in_state ON executions (project_id, status, execution_id);
+DROP INDEX executions_by_end;
+CREATE INDEX audit_by_time ON audit (at_ns);
+DROP TRIGGER audit_keeps;
+CREATE TRIGGER audit_keeps BEFORE DELETE ON audit
+  WHEN old.at_ns > (CAST(strftime('%s', 'now') AS INTEGER) - 7776000) * 1000000000
+  BEGIN SELECT RAISE(ABORT, 'the audit log only grows'); END;
+"""
+
+MIGRATIONS = (_IDENTITY + _PROJECTS + _TASKS + _EXECUTIONS, _NOTICES, _LINEAGE, _SCALE)

@@ -14,18 +14,19 @@ from ctrl_exec.common.errors import NotFoundError
 from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import value
 from ctrl_exec.tasks import lifecycle
+from ctrl_exec.tasks.audit import purge_audit
 from ctrl_exec.tasks.definitions import load_task
 from ctrl_exec.tasks.deliveries import forget_old
 from ctrl_exec.tasks.execution_log import remove_log
 from ctrl_exec.tasks.executions import find_execution
 from ctrl_exec.tasks.models import OPEN_STATUSES
 from ctrl_exec.tasks.projects import load_project
-from ctrl_exec.tasks.tokens import purge_tokens
+from ctrl_exec.tasks.tokens import purge_personal, purge_tokens
 from ctrl_exec.tasks.ulid import first_ulid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ctrl_exec.tasks.carriage import ExecutionFiles
     from ctrl_exec.tasks.store import Store
@@ -36,6 +37,7 @@ _REST_S = 0.01  # between two: whoever waits to write looks so often at first
 _FILE = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\.(?:log(?:\.[0-9]+)*|lock)", re.ASCII)
 _FAILURES_S = 3600
 _TOKENS_S = 86_400
+_PERSONAL_S = 90 * 86_400  # those people made are shown for a while after their end
 
 
 @value
@@ -45,22 +47,47 @@ class Purged:
     executions: int = 0
     files: int = 0
     tokens: int = 0
+    audit: int = 0
 
 
-def purge(store: Store, files: ExecutionFiles, default_days: int) -> Purged:
-    """Remove what is old; `default_days` counts where neither task nor project says. Raises: StorageError."""
+def purge(
+    store: Store, files: ExecutionFiles, default_days: int, *, audit_retention_s: int | None = None
+) -> Purged:
+    """Remove what is old; `default_days` counts where neither task nor project says.
+
+    Without `audit_retention_s` the audit log keeps everything. Raises: StorageError.
+    """
     executions = purge_executions(store, files, default_days)
     now_s = store.clock_ns() // lifecycle.NS
     store.execute("DELETE FROM failures WHERE minute < ?", ((now_s - _FAILURES_S) // 60,))
     forget_old(store)
-    tokens = purge_tokens(store, (now_s - _TOKENS_S) * lifecycle.NS)
-    return Purged(executions, sweep(store, files), tokens)
+    tokens_ns, personal_ns = ((now_s - each) * lifecycle.NS for each in (_TOKENS_S, _PERSONAL_S))
+    tokens = _in_slices_of(lambda: purge_tokens(store, tokens_ns, most=SLICE))
+    tokens += _in_slices_of(lambda: purge_personal(store, personal_ns, most=SLICE))
+    audit = 0
+    if audit_retention_s is not None:
+        before_ns = (now_s - audit_retention_s) * lifecycle.NS
+        audit = _in_slices_of(lambda: purge_audit(store, before_ns, most=SLICE))
+    return Purged(executions, sweep(store, files), tokens, audit)
+
+
+def _in_slices_of(remove_some: Callable[[], int]) -> int:
+    """Have some removed until there are fewer than a slice; gives how many that were."""
+    count = 0
+    while True:
+        gone = remove_some()
+        count += gone
+        if gone < SLICE:
+            return count
+        time.sleep(_REST_S)
 
 
 def purge_executions(store: Store, files: ExecutionFiles, default_days: int) -> int:
     """Remove the executions whose time is over, with their logs; gives how many. Raises: StorageError."""
     count = 0
-    for row in store.rows("SELECT DISTINCT task_id FROM executions"):
+    # of each task one look; to find the tasks in the executions would read all of them
+    sql = "SELECT task_id FROM tasks WHERE EXISTS (SELECT 1 FROM executions WHERE task_id = tasks.task_id)"
+    for row in store.rows(sql):
         days = _days_of(store, row["task_id"], default_days)
         for execution_ids in _slices(store, row["task_id"], days):
             for execution_id in execution_ids:
@@ -113,15 +140,21 @@ def _delete(store: Store, execution_ids: list[str], days: int) -> list[str]:
 
 
 def sweep(store: Store, files: ExecutionFiles) -> int:
-    """Remove the files of executions that are no more, unless somebody carries them; gives how many."""
+    """Remove the files of executions that are no more, unless somebody carries them; gives how many.
+
+    Of one that is over the lock goes: who carried it died between the end and its farewell.
+    """
     count = 0
     for names in _in_slices(files.directory):
         owners = {name.partition(".")[0] for name in names}
         marks = ", ".join("?" * len(owners))
-        sql = f"SELECT execution_id FROM executions WHERE execution_id IN ({marks})"
-        owners -= {row["execution_id"] for row in store.rows(sql, tuple(owners))}
-        for execution_id in owners:
+        sql = f"SELECT execution_id, status FROM executions WHERE execution_id IN ({marks})"
+        known = {row["execution_id"]: row["status"] for row in store.rows(sql, tuple(owners))}
+        for execution_id in owners - known.keys():
             count += _remove_orphan(files, execution_id, names)
+        for execution_id, status in known.items():
+            if status not in OPEN_STATUSES and f"{execution_id}.lock" in names:
+                _remove_orphan(files, execution_id, [])
     return count
 
 

@@ -153,13 +153,28 @@ def spend(store: Store, token_id: str) -> bool:
     return store.execute(sql, (store.clock_ns(), token_id)) == 1
 
 
-def purge_tokens(store: Store, before_ns: int) -> int:
-    """Forget what OAuth tokens ended before then; gives how many.
+def purge_tokens(store: Store, before_ns: int, *, most: int = 100) -> int:
+    """Forget OAuth tokens that ended before then, at most so many; gives how many.
 
     A spent refresh token is kept until its own end: its re-use has to be noticed.
     """
-    sql = "DELETE FROM tokens WHERE kind != 'personal' AND expires_ns < ?"
-    return store.execute(sql, (before_ns,))
+    sql = """
+    DELETE FROM tokens WHERE token_id IN (
+      SELECT token_id FROM tokens WHERE kind != 'personal' AND expires_ns < ? LIMIT ?)
+    """
+    return store.execute(sql, (before_ns, most))
+
+
+def purge_personal(store: Store, before_ns: int, *, most: int) -> int:
+    """Forget personal tokens that ended before then, at most so many; gives how many.
+
+    What descends from one has ended with it, or before.
+    """
+    sql = """
+    DELETE FROM tokens WHERE token_id IN (
+      SELECT token_id FROM tokens WHERE kind = 'personal' AND (expires_ns < ? OR revoked_ns < ?) LIMIT ?)
+    """
+    return store.execute(sql, (before_ns, before_ns, most))
 
 
 def is_alive(token: Token, now_ns: int) -> bool:

@@ -65,6 +65,7 @@ BAD = {
     "tasks.max_log": ["1", "-5M"],
     "tasks.timeout": ["-1", "31d"],
     "tasks.retention": ["-1d", "20y"],
+    "tasks.audit_retention": ["89d", "20y"],
     "tasks.smtp_host": ["mail server", "smtp://x"],
     "tasks.smtp_port": ["0", "65536"],
     "tasks.smtp_security": ["ssl", ""],

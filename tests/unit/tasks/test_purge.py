@@ -119,7 +119,7 @@ def test_files_without_an_execution_are_swept(store: Store, tmp_path: Path) -> N
 
 
 def test_tokens_and_counts_that_are_over_go(store: Store, clock: Clock, tmp_path: Path) -> None:
-    """Personal ones stay, for their owner to see; a spent refresh token stays to its end."""
+    """Personal ones stay for months, for their owner to see; a spent refresh token stays to its end."""
     files = ExecutionFiles(str(tmp_path / "nowhere"))
     user = {"user_id": "u", "name": "u", "created_ns": NOW_NS, "updated_ns": NOW_NS}
     store.insert("users", user)
@@ -136,3 +136,82 @@ def test_tokens_and_counts_that_are_over_go(store: Store, clock: Clock, tmp_path
     assert purge(store, files, 1) == Purged(tokens=2)
     kinds = [row["token_id"] for row in store.rows("SELECT token_id FROM tokens ORDER BY token_id")]
     assert kinds == ["personal-0", "refresh-30"]
+    clock.now_ns += 90 * DAY_NS
+    assert purge(store, files, 1) == Purged(tokens=2)
+    assert store.rows("SELECT token_id FROM tokens") == []
+
+
+def test_a_personal_token_goes_long_after_it_was_revoked(store: Store, clock: Clock, tmp_path: Path) -> None:
+    """One without an end stays as long as it may be used."""
+    files = ExecutionFiles(str(tmp_path / "nowhere"))
+    store.insert("users", {"user_id": "u", "name": "u", "created_ns": NOW_NS, "updated_ns": NOW_NS})
+    for name, revoked_ns in (("kept", None), ("revoked", NOW_NS)):
+        token = {"token_id": name, "user_id": "u", "kind": "personal", "digest": name.encode()}
+        store.insert("tokens", token | {"created_ns": NOW_NS, "revoked_ns": revoked_ns})
+    clock.now_ns += 89 * DAY_NS
+    assert purge(store, files, 1) == Purged()
+    clock.now_ns += 2 * DAY_NS
+    assert purge(store, files, 1) == Purged(tokens=1)
+    assert [row["token_id"] for row in store.rows("SELECT token_id FROM tokens")] == ["kept"]
+
+
+def add_audit(store: Store, count: int, at_ns: int) -> None:
+    for number in range(count):
+        row = {
+            "audit_id": f"{at_ns}-{number}", "at_ns": at_ns, "action": "create", "object_type": "task",
+            "object_id": "t", "username": "u", "source_ip": "", "via": "cli",
+        }  # fmt: skip
+        store.insert("audit", row)
+
+
+def test_the_audit_log_goes_by_its_own_retention(store: Store, clock: Clock, tmp_path: Path) -> None:
+    """Without one nothing goes."""
+    files = ExecutionFiles(str(tmp_path / "nowhere"))
+    with store.writing():
+        add_audit(store, SLICE + 1, NOW_NS)
+        add_audit(store, 1, NOW_NS + 5 * DAY_NS)
+    clock.now_ns += 101 * DAY_NS
+    assert purge(store, files, 1) == Purged()
+    assert purge(store, files, 1, audit_retention_s=100 * 86_400) == Purged(audit=SLICE + 1)
+    assert [row["at_ns"] for row in store.rows("SELECT at_ns FROM audit")] == [NOW_NS + 5 * DAY_NS]
+
+
+def test_no_transaction_of_a_purge_is_large(store: Store, clock: Clock, tmp_path: Path) -> None:
+    """However much there is: others write in between."""
+    files = ExecutionFiles(str(tmp_path / "executions"))
+    add_task(store, "CONCURRENCY")
+    store.insert("users", {"user_id": "u", "name": "u", "created_ns": NOW_NS, "updated_ns": NOW_NS})
+    with store.writing():
+        add_audit(store, 2 * SLICE, NOW_NS)
+        for number in range(2 * SLICE):
+            executed(store, files)
+            token = {"token_id": f"{number}", "user_id": "u", "kind": "access", "digest": b"%d" % number}
+            store.insert("tokens", token | {"created_ns": NOW_NS, "expires_ns": NOW_NS})
+    clock.now_ns += 100 * DAY_NS
+    sizes, before = [], store.connection.total_changes
+
+    def note(statement: str) -> None:
+        nonlocal before
+        if statement == "COMMIT":
+            sizes.append(store.connection.total_changes - before)
+            before = store.connection.total_changes
+
+    store.connection.set_trace_callback(note)
+    found = purge(store, files, 1, audit_retention_s=90 * 86_400)
+    store.connection.set_trace_callback(None)
+    assert (found.executions, found.tokens, found.audit) == (2 * SLICE,) * 3
+    assert max(sizes) == SLICE
+    assert sum(sizes) == 6 * SLICE
+
+
+def test_the_lock_of_what_is_over_is_swept(store: Store, tmp_path: Path) -> None:
+    """Its carrier died after the end; one that is under way keeps its own."""
+    files = ExecutionFiles(str(tmp_path / "executions"))
+    add_task(store, "CONCURRENCY")
+    over = executed(store, files)
+    under_way = request_execution(store, Start(TASK)).execution_id
+    for execution_id in (over, under_way):
+        (tmp_path / "executions" / f"{execution_id}.lock").touch()
+    assert sweep(store, files) == 0
+    assert {each for each in names(files) if each.endswith(".lock")} == {f"{under_way}.lock"}
+    assert f"{over}.log" in names(files)

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sqlite3
 import stat
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -136,14 +137,19 @@ def test_a_forked_child_has_a_connection_of_its_own(store: Store) -> None:
 
 
 def test_the_audit_log_only_grows(store: Store) -> None:
+    """For ninety days."""
     row = {
-        "audit_id": "a", "at_ns": 1, "action": "create", "object_type": "task", "object_id": "t",
+        "audit_id": "a", "at_ns": time.time_ns() - 89 * 86_400 * 10**9, "action": "create", "object_type": "task", "object_id": "t",
         "username": "u", "source_ip": "", "via": "cli",
     }  # fmt: skip
     store.insert("audit", row)
     for change in ("DELETE FROM audit", "UPDATE audit SET action = 'x'"):
         with pytest.raises(sqlite3.IntegrityError, match="only grows"):
             store.execute(change)
+    store.insert("audit", row | {"audit_id": "b", "at_ns": 1})
+    with pytest.raises(sqlite3.IntegrityError, match="only grows"):
+        store.execute("UPDATE audit SET action = 'x' WHERE audit_id = 'b'")
+    assert store.execute("DELETE FROM audit WHERE audit_id = 'b'") == 1
 
 
 def test_ids_sort_by_their_time() -> None:
