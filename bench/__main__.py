@@ -33,10 +33,11 @@ from bench.timing import allow_descriptors
 
 GROUPS: tuple[Group, ...] = (
     fanout.FANOUT, fanout.GROWTH, scale.GROUP, api_run.GROUP, health.GROUP, tls.GROUP, agent.GROUP, cli.ONE,
-    cli.MANY, records.WRITE, hook.GROUP, live.LIVE, live.LIST, records.PURGE, scheduler.GROUP, memory.GROUP,
+    cli.MANY, records.WRITE, hook.GROUP, live.LIVE, live.P95, live.LIST, records.PURGE, scheduler.GROUP,
+    memory.GROUP,
 )  # fmt: skip
 _BUSY = 0.15
-_COSTLY = frozenset({"fanout", "growth", "scale", "scheduler", "live"})
+_COSTLY = frozenset({"fanout", "growth", "scale", "scheduler", "live", "live-p95"})
 _NOT_QUICK = frozenset({"cli-50"})  # the tools of others take ten seconds a time
 _BUDGET_S = 1080
 _QUICK_BUDGET_S = 95

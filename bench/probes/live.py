@@ -1,5 +1,7 @@
 """A run watched from the side of whoever follows it through the API: how old a line is when it arrives.
 
+Each line of the script ends with the time at which it was printed.
+
 python -m bench.probes.live PORT HOSTS COUNT PAUSE_S     prints {"latencies_ms": […], "hosts": N, "wall_s"}
 """
 
@@ -38,7 +40,7 @@ def main() -> None:
         event = json.loads(line)
         if event["event"] == "stdout":
             now = time.time()
-            latencies_ms += [(now - float(said)) * 1e3 for said in event["text"].split()]
+            latencies_ms += [(now - float(said.split()[-1])) * 1e3 for said in event["text"].splitlines()]
         elif event["event"] == "exit":
             ended += event["exit"] == 0
         elif event["event"] == "end":

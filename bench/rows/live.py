@@ -15,12 +15,16 @@ from ctrl_exec.common.value import replace
 from ctrl_exec.services.records import encode_record, new_record
 from ctrl_exec.services.run_filter import RunFilter
 from ctrl_exec.services.run_index import RunIndex
+from tests.support.emulator import Agent, addresses, write_agents
 
 if TYPE_CHECKING:
     from bench.session import Session
 
 _TICKS = 8
 _PAUSE_S = 0.5
+_PRINTERS = 50
+_LINES = 30
+_LINE_EVERY_S = 0.1
 _BEGAN = 1_700_000_000
 
 
@@ -30,22 +34,61 @@ def measure(session: Session) -> Iterable[Row]:
     session.deployment.agents(count)
     api = session.deployment.api("live")
     pattern = f"real-[01-{count:02d}]"
-    argv = session.module("bench.probes.live", api.port, pattern, _TICKS, _PAUSE_S)
+    middles, tails = _latencies(session, (api.port, pattern, _TICKS, _PAUSE_S), count)
+    yield measured(
+        f"live-{count}", f"a line of output on {count} hosts: from the script to whoever follows, p95",
+        ("p95 ms", tails), "ms", at_most(300), floor=session.floor,
+        note=f"median {middles.median:.0f} ms; two lines a second and host",
+    )  # fmt: skip
+    session.deployment.end_api("live")
+
+
+def measure_p95(session: Session) -> Iterable[Row]:
+    """Lines of fifty emulated agents that print one each 100 ms, as they reach a follower."""
+    _serve_printers(session)
+    api = session.deployment.api("live-p95")
+    pattern = f"printer-[01-{_PRINTERS:02d}]"
+    middles, tails = _latencies(session, (api.port, pattern, _LINES, _LINE_EVERY_S), _PRINTERS)
+    yield measured(
+        "live-p95", f"a line each 100 ms on {_PRINTERS} emulated agents: from printing to follower, p95",
+        ("p95 ms", tails), "ms", at_most(300), floor=session.floor,
+        note=f"median {middles.median:.0f} ms; {_PRINTERS / _LINE_EVERY_S:.0f} lines a second",
+    )  # fmt: skip
+    session.deployment.end_api("live-p95")
+
+
+def _serve_printers(session: Session) -> None:
+    """Register emulated agents whose scripts print lines with the time, and have them serve."""
+    agents, leaves = [], {}
+    for number, ip in zip(range(1, _PRINTERS + 1), addresses(), strict=False):
+        leaf = session.authority.issue(f"printer-{number:02d}")
+        leaves[f"printer-{number:02d}"] = (leaf.fingerprint, leaf.serial)
+        agents.append(
+            Agent(
+                f"printer-{number:02d}", ip, str(leaf.pem), str(session.authority.path), stdout="",
+                lines=_LINES, line_every_s=_LINE_EVERY_S, stamped=True,
+            )
+        )  # fmt: skip
+    listing = session.work / "printers.json"
+    write_agents(agents, listing)
+    argv = session.module("tests.support.emulator", "--agents", listing)
+    port = int(session.daemon(argv, "printers", module=True).announcement()["port"])
+    session.deployment.register_emulated(agents, leaves, port)
+
+
+def _latencies(session: Session, watched: tuple[object, ...], count: int) -> tuple[Series, Series]:
+    """The median and the p95 of each round of watching that run on so many hosts."""
+    argv = session.module("bench.probes.live", *watched)
     middles, tails = [], []
     for turn in range(session.sizes.rounds + 1):
         found = json.loads(run_program(argv, env=session.environment).stdout)
         latencies = found["latencies_ms"]
-        if found["hosts"] != count or len(latencies) != count * _TICKS:
+        if found["hosts"] != count or len(latencies) != count * int(str(watched[2])):
             raise ProbeError(f"{found['hosts']} of {count} hosts and {len(latencies)} lines came")
         if turn:  # the first one warms the connections
             middles.append(quantile(latencies, 0.5))
             tails.append(quantile(latencies, 0.95))
-    yield measured(
-        f"live-{count}", f"a line of output on {count} hosts: from the script to whoever follows, p95",
-        ("p95 ms", Series(tuple(tails))), "ms", at_most(300), floor=session.floor,
-        note=f"median {Series(tuple(middles)).median:.0f} ms; two lines a second and host",
-    )  # fmt: skip
-    session.deployment.end_api("live")
+    return Series(tuple(middles)), Series(tuple(tails))
 
 
 def lay_down(directory: Path, count: int) -> None:
@@ -93,4 +136,5 @@ def _times_ms(index: RunIndex, wanted: RunFilter, repeats: int) -> tuple[float, 
 
 
 LIVE = Group("live", "how late lines of running scripts come to whoever follows them", measure)
+P95 = Group("live-p95", "how late lines of fifty emulated agents come to whoever follows them", measure_p95)
 LIST = Group("runs", "the list of many runs", measure_list)
