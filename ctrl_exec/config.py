@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 DEFAULT_PATH = "/etc/ctrl-exec/ctrl-exec.conf"
 DEFAULT_SOCKET = "/run/ctrl-exec/api.sock"
+DEFAULT_LOCAL_SOCKET = "/run/ctrl-exec-local/local.sock"
 SERVICE_USER = "ctrl-exec"
+LOCAL_USER = "ctrl-exec-local"
 # Pairing: agents come from other hosts, and the port is open only while a person waits; the API: with TLS.
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104
 YEAR_S = 366 * 86400
@@ -267,7 +269,12 @@ class Config(Locations):
     local_user: str = field(
         default="",
         kind=USER,
-        doc="Local commands are refused unless the scheduler runs as this user; unset: service_user.",
+        doc="Who local commands run as; unset: ctrl-exec-local, without a local_socket service_user.",
+    )
+    local_socket: str = field(
+        default=DEFAULT_LOCAL_SOCKET,
+        kind=SOCKET_PATH,
+        doc="Where ctrl-exec-local listens; unset for a private instance: none, the scheduler runs commands.",
     )
     tasks_max_running: int = field(
         default=32, kind=integer(1, 10_000), doc="Executions of tasks under way at once, over all projects."
@@ -390,11 +397,14 @@ def _dependent_defaults(config: Config, given: set[str]) -> dict[str, object]:
         found["service_user"] = ""
     if config.is_private and "api_socket" not in given:
         found["api_socket"] = ""
+    if config.is_private and "local_socket" not in given:
+        found["local_socket"] = ""
     user = found.get("service_user", config.service_user)
     # empty: the user's own group, which only the system that runs the service knows
     found["service_group"] = config.service_group or (SERVICE_USER if user == SERVICE_USER else "")
     found["api_socket_group"] = config.api_socket_group or found["service_group"]
-    found["local_user"] = config.local_user or user
+    has_local_service = found.get("local_socket", config.local_socket)
+    found["local_user"] = config.local_user or (LOCAL_USER if has_local_service else user)
     if config.api_cert and "api_bind" not in given:
         found["api_bind"] = (ANY_ADDRESS,)
     if "api_max_long" not in given:
@@ -459,6 +469,11 @@ CONTRADICTIONS: tuple[tuple[tuple[str, ...], Callable[[Config], bool], str], ...
         ("api_socket",),
         lambda config: len(os.fsencode(config.api_socket)) > SOCKET_PATH_LIMIT_BYTES,
         f"api_socket is too long: the kernel allows {SOCKET_PATH_LIMIT_BYTES} bytes",
+    ),
+    (
+        ("local_socket",),
+        lambda config: len(os.fsencode(config.local_socket)) > SOCKET_PATH_LIMIT_BYTES,
+        f"local_socket is too long: the kernel allows {SOCKET_PATH_LIMIT_BYTES} bytes",
     ),
     (
         ("run_deadline", "read_timeout"),

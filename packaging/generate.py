@@ -247,6 +247,34 @@ def agent_page() -> str:
     return page("ctrl-exec-agent", 8, "run allow-listed scripts for a trusted dispatcher", parts)
 
 
+def local_page() -> str:
+    """Give ctrl-exec-local(8)."""
+    about = (
+        "Executes the local commands of tasks as a user of their own, who can read neither the settings nor "
+        "the state of ctrl-exec. The scheduler asks for each over a Unix socket that is its alone. It has no "
+        "configuration file."
+    )
+    options = [
+        (
+            "--socket FILE",
+            "Where to listen, if systemd hands over no socket; local_socket of ctrl-exec.conf.",
+        ),
+        ("--as USER", "Whom commands run as, local_user of ctrl-exec.conf; needed where root starts it."),
+        ("--for USER", "Who may have commands executed, besides root. Default: ctrl-exec."),
+    ]
+    signals = [("SIGTERM", "Stop. Commands go on, and how they end is still said.")]
+    parts = [
+        ("SYNOPSIS", ".B ctrl\\-exec\\-local\n[\\-\\-socket FILE] [\\-\\-as USER] [\\-\\-for USER]"),
+        ("DESCRIPTION", roff(about)),
+        ("OPTIONS", tagged(options)),
+        ("SIGNALS", tagged(signals)),
+        ("EXIT STATUS", tagged([("0", "It was told to stop."), ("78", "It was started wrongly.")])),
+        ("FILES", tagged([(config.DEFAULT_LOCAL_SOCKET, "The socket of the system's instance.")])),
+        ("SEE ALSO", roff("ctrl-exec-scheduler(8), ctrl-exec.conf(5), systemd.socket(5)")),
+    ]
+    return page("ctrl-exec-local", 8, "run local commands of tasks", parts)
+
+
 API_ABOUT = "The HTTP API of the dispatcher. It serves what the command line does, with JSON, on api_port."
 SCHEDULER_ABOUT = "The clock of the dispatcher: it purges old records and takes over runs whose carrier died."
 
@@ -263,6 +291,7 @@ def outputs() -> dict[str, Callable[[], str]]:
         "etc/man/agent.conf.5": lambda: settings_page("agent.conf", agent, agent_config.DEFAULT_PATH),
         "etc/man/ctrl-exec-agent.8": agent_page,
         "etc/man/ctrl-exec-api.8": lambda: daemon_page("ctrl-exec-api", "HTTP API of ctrl-exec", API_ABOUT),
+        "etc/man/ctrl-exec-local.8": local_page,
         "etc/man/ctrl-exec-scheduler.8": lambda: daemon_page(
             "ctrl-exec-scheduler", "clock of ctrl-exec", SCHEDULER_ABOUT
         ),

@@ -13,9 +13,7 @@ import signal
 
 from ctrl_exec.common import process
 from ctrl_exec.common.clock import monotonic
-from ctrl_exec.common.errors import ProgramError
-from ctrl_exec.common.value import field, replace, value
-from ctrl_exec_agent.descendants import (
+from ctrl_exec.common.descendants import (
     TERM_GRACE_S,
     Ending,
     Process,
@@ -26,6 +24,8 @@ from ctrl_exec_agent.descendants import (
     reap_others,
     started_by,
 )
+from ctrl_exec.common.errors import ProgramError
+from ctrl_exec.common.value import field, replace, value
 from ctrl_exec_agent.kept_output import KeptOutput
 from ctrl_exec_agent.pipes import Pipes
 

@@ -30,6 +30,7 @@
     ├── StorageError                 state could not be read or written   (path)
     ├── ProgramError                 a program could not be run           (program)
     └── ServiceError                 a part of ours that must run does not
+        └── LostCommandError         what became of a command is not known (pid, started)
 
 Core code raises these and knows no HTTP status and no exit code: `api/errors.py` and
 `cli/errors.py` map them. Messages are lower case, name the layer and what was expected, and never
@@ -238,3 +239,12 @@ class ProgramError(CtrlExecError):
 
 class ServiceError(CtrlExecError):
     """A part of ours that must run does not; the text says how to start it."""
+
+
+class LostCommandError(ServiceError):
+    """What watched a command died: until its group is known to be gone, it may still run."""
+
+    def __init__(self, detail: str, *, pid: int, started: int) -> None:
+        self.pid = pid
+        self.started = started
+        super().__init__(detail)

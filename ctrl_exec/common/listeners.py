@@ -93,7 +93,8 @@ def open_listeners(
             for host, port in addresses:
                 opened.sockets.append(_listen_internet(host, port, backlog))
         if unix_socket and not has_unix:
-            opened.sockets.append(_listen_unix(unix_socket, unix_group, backlog))
+            group = _group_id(unix_group) if unix_group else -1
+            opened.sockets.append(listen_unix(unix_socket, backlog, 0o660, group=group))
             opened.note_name(unix_socket)
     except BaseException:
         opened.close()
@@ -134,7 +135,8 @@ def _listen_internet(host: str, port: int, backlog: int) -> Listener:
     return listener
 
 
-def _listen_unix(path: str, group: str, backlog: int) -> Listener:
+def listen_unix(path: str, backlog: int, mode: int, *, owner: int = -1, group: int = -1) -> Listener:
+    """Listen on a Unix socket of that mode and owner. Raises: ServiceError if the path can't be had."""
     _check_unused(path)
     listener = Listener(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     # bound under another name and renamed: nobody can connect before mode and group are right
@@ -144,9 +146,9 @@ def _listen_unix(path: str, group: str, backlog: int) -> Listener:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         listener.bind(temporary)
-        if group:
-            os.chown(temporary, -1, _group_id(group))
-        os.chmod(temporary, 0o660)
+        if (owner, group) != (-1, -1):
+            os.chown(temporary, owner, group)
+        os.chmod(temporary, mode)
         listener.listen(backlog)
         os.rename(temporary, path)
         listener.path = path

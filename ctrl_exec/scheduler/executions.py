@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from ctrl_exec.common.errors import ConfigError, CtrlExecError, ProgramError
+from ctrl_exec.common.errors import ConfigError, CtrlExecError, ProgramError, ServiceError
 from ctrl_exec.common.process import detach
 from ctrl_exec.common.suppression import suppress
 from ctrl_exec.scheduler.news import News
@@ -111,12 +111,26 @@ class Executions:
     def recover(self) -> int:
         """Deal with what dead carriers left; gives how many executions that were. Raises: StorageError."""
         found = starting.recover(
-            self._store, self._files, end_group=starting.end_group_here, outcome_of=self._outcome_of
+            self._store, self._files, end_group=self._end_group, outcome_of=self._outcome_of
         )
         for word, several in (("lost", found.lost), ("given back", found.given_back)):
             for execution_id in several:
                 self._dispatcher.log.warning("task-recovery", execution=execution_id, result=word)
         return len(found.lost) + len(found.given_back)
+
+    def _end_group(self, pid: int, started: int) -> bool:
+        """End what a local command left; True once it is gone. Another user's is not ours to end."""
+        config = self._dispatcher.config
+        if config.local_socket:
+            from ctrl_exec.local.client import LocalService
+
+            try:
+                if LocalService(config.local_socket, config.local_user).end_group(pid, started):
+                    return True
+            except ServiceError as error:
+                self._dispatcher.log.error("task-recovery", group=pid, error=str(error))
+                return False
+        return starting.end_group_here(pid, started)
 
     def purge(self) -> None:
         """Remove what is old. Raises: StorageError."""

@@ -6,7 +6,7 @@ happens in between belongs to the kinds. Whatever goes wrong, the execution has 
 
 from __future__ import annotations
 
-from ctrl_exec.common.errors import CtrlExecError, StorageError
+from ctrl_exec.common.errors import CtrlExecError, LostCommandError, StorageError
 from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import value
 from ctrl_exec.services.authority import Caller
@@ -92,6 +92,10 @@ def _carry_begun(parts: CarrierParts, execution_id: str) -> None:
     output = _Output(parts, execution_id, _log_output(task))
     try:
         outcome = _attempt(parts, execution, task, output)
+    except LostCommandError as error:  # recovery writes its end, once nothing of it runs any more
+        output.finish(has_failed=True)
+        log.error("task-lost", error=str(error), group=error.pid, **facts)
+        return
     except CtrlExecError as error:
         outcome = lifecycle.Outcome(FAILED, None, str(error))
     except Exception as error:  # noqa: BLE001 - a process border: it must not stay RUNNING

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ctrl_exec.config import DEFAULT_LOCAL_SOCKET, SERVICE_USER
 from tests.support.processes import ROOT
 
 UNITS = sorted((ROOT / "etc" / "systemd").glob("*.service"))
@@ -32,6 +33,14 @@ packaging/install-system install {role} {prefix} >/dev/null
 {check}
 packaging/install-system uninstall {role} {prefix}
 """
+
+
+# what a local command of that user is kept from by the modes alone; the unit hides it besides
+LOCAL_COMMAND = (
+    "setpriv --reuid ctrl-exec-local --regid ctrl-exec-local --init-groups"
+    " sh -c 'ls /etc/ctrl-exec /var/lib/ctrl-exec 2>/dev/null || cat /etc/ctrl-exec/ctrl-exec.conf 2>/dev/null"
+    ' || echo "local: $(id -un) can read neither /etc/ctrl-exec nor /var/lib/ctrl-exec"\';'
+)
 
 
 def in_namespace(tmp_path: Path, role: str, check: str) -> list[str]:
@@ -95,7 +104,9 @@ def test_a_dispatcher_is_installed_and_works_as_its_service_user(open_path: Path
     lines = in_namespace(
         tmp_path,
         "dispatcher",
-        "stat -c '%a %U:%G %n' /etc/ctrl-exec /etc/ctrl-exec/ctrl-exec.conf /var/lib/ctrl-exec /var/lib/ctrl-exec/*;"
+        "stat -c '%a %U:%G %n' /etc/ctrl-exec /etc/ctrl-exec/ctrl-exec.conf /var/lib/ctrl-exec /var/lib/ctrl-exec/*"
+        " /var/lib/ctrl-exec-local;"
+        f" {tmp_path}/prefix/bin/ctrl-exec-local --version; ls /etc/systemd/system; {LOCAL_COMMAND}"
         f" {program} check-config; {program} setup-ca; {program} setup-ctrl-exec;"
         " stat -c '%a %U:%G %n' /etc/ctrl-exec/ca.key /etc/ctrl-exec/ca.crt /etc/ctrl-exec/identity/*.pem;"
         f" {program} list-agents --json; {program} --version;"
@@ -111,6 +122,9 @@ def test_a_dispatcher_is_installed_and_works_as_its_service_user(open_path: Path
         "2770 ctrl-exec:ctrl-exec /var/lib/ctrl-exec/locks",
         "2770 ctrl-exec:ctrl-exec /var/lib/ctrl-exec/runs",
         "2770 ctrl-exec:ctrl-exec /var/lib/ctrl-exec/pairing",
+        "750 ctrl-exec-local:ctrl-exec-local /var/lib/ctrl-exec-local",
+        "ctrl-exec-local.socket",
+        "local: ctrl-exec-local can read neither /etc/ctrl-exec nor /var/lib/ctrl-exec",
         "600 root:root /etc/ctrl-exec/ca.key",
     ):
         assert line in lines, text
@@ -153,7 +167,7 @@ def test_units_are_valid_and_the_services_are_hardened(unit: Path, tmp_path: Pat
     assert made.returncode == 0, made.stderr
     assert not made.stderr.strip(), made.stderr
     level = float(made.stdout.strip().splitlines()[-1].split(": ")[1].split()[0])
-    if unit.stem != "ctrl-exec-agent":
+    if unit.stem not in ("ctrl-exec-agent", "ctrl-exec-local"):  # theirs is for others to fill
         assert level <= 2.0, made.stdout
     text = unit.read_text()
     assert "KillMode=process" in text
@@ -161,7 +175,17 @@ def test_units_are_valid_and_the_services_are_hardened(unit: Path, tmp_path: Pat
     assert "WatchdogSec=" in text
 
 
-def test_the_agents_unit_lets_scripts_have_what_they_need() -> None:
-    text = (ROOT / "etc" / "systemd" / "ctrl-exec-agent.service").read_text()
+@pytest.mark.parametrize("name", ["ctrl-exec-agent", "ctrl-exec-local"])
+def test_scripts_and_commands_may_do_what_their_user_may(name: str) -> None:
+    text = (ROOT / "etc" / "systemd" / f"{name}.service").read_text()
     assert "NoNewPrivileges=yes" not in text
     assert "ProtectSystem=" not in text.replace("no ProtectSystem", "")
+
+
+def test_local_commands_have_neither_settings_nor_state_and_one_who_may_ask_for_them() -> None:
+    unit = (ROOT / "etc" / "systemd" / "ctrl-exec-local.service").read_text()
+    assert "User=ctrl-exec-local\n" in unit
+    assert "InaccessiblePaths=-/etc/ctrl-exec -/var/lib/ctrl-exec" in unit
+    listening = (ROOT / "etc" / "systemd" / "ctrl-exec-local.socket").read_text()
+    for line in (f"ListenStream={DEFAULT_LOCAL_SOCKET}", f"SocketUser={SERVICE_USER}", "SocketMode=0600"):
+        assert f"{line}\n" in listening

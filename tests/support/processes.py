@@ -22,6 +22,7 @@ PROGRAMS = {
     "ctrl-exec": "ctrl_exec.cli.main",
     "ctrl-exec-api": "ctrl_exec.api.main",
     "ctrl-exec-scheduler": "ctrl_exec.scheduler.main",
+    "ctrl-exec-local": "ctrl_exec.local.main",
     "ctrl-exec-agent": "ctrl_exec_agent.main",
 }
 

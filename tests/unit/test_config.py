@@ -86,6 +86,7 @@ BAD = {
     "maintain_cron": ["@hourly"],
     "oauth_password_grant": [""],
     "local_user": ["a b"],
+    "local_socket": ["local.sock"],
     "log_target": ["file", ""],
     "log_format": ["xml"],
 }
@@ -151,6 +152,7 @@ def test_a_section_is_refused() -> None:
         ("pairing_port = 7445\npairing_bind = 127.0.0.1\n", 1, "must differ"),
         ("auth_hook_env_file = /a\n", 1, "auth_hook_env"),
         (f"api_socket = /{'x' * 107}\n", 1, "too long"),
+        (f"local_socket = /{'x' * 107}\n", 1, "local_socket is too long"),
         ("\ntasks.smtp_host = mail\n", 2, "needs tasks.smtp_from"),
         ("tasks.smtp_user = me\n", 1, "tasks.smtp_password_file belong together"),
         ("run_deadline = 30\n", 1, "read_timeout"),
@@ -201,6 +203,20 @@ def test_a_private_instance_has_neither_unless_named() -> None:
     assert named.api_socket == "/srv/a/s"
     grouped = parse_config("etc_dir = /srv/a\nservice_user = ops\nservice_group = staff\n")
     assert (grouped.service_group, grouped.api_socket_group) == ("staff", "staff")
+
+
+def test_local_commands_have_a_service_unless_the_instance_is_private() -> None:
+    """And a user of their own where they have one."""
+    for text, socket, user in (
+        ("", "/run/ctrl-exec-local/local.sock", "ctrl-exec-local"),
+        ("local_user = batch\n", "/run/ctrl-exec-local/local.sock", "batch"),
+        ("local_socket =\n", "", "ctrl-exec"),
+        ("etc_dir = /srv/a\n", "", ""),
+        ("etc_dir = /srv/a\nservice_user = ops\n", "", "ops"),
+        ("etc_dir = /srv/a\nlocal_socket = /srv/a/local\n", "/srv/a/local", "ctrl-exec-local"),
+    ):
+        found = parse_config(text)
+        assert (found.local_socket, found.local_user) == (socket, user), text
 
 
 def test_all_paths_hang_off_the_two_roots() -> None:

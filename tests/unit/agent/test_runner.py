@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ctrl_exec_agent.descendants import living, reap_others
+from ctrl_exec.common.descendants import living, reap_others
 from ctrl_exec_agent.runner import PATH, Job, Outcome, run_script, script_environment
 from tests.support.polling import eventually
 from tests.support.processes import environment

@@ -6,8 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 
-from ctrl_exec.common.process import fork_child, wait_status
-from ctrl_exec_agent.descendants import (
+from ctrl_exec.common.descendants import (
     Ending,
     Process,
     children_of,
@@ -19,6 +18,7 @@ from ctrl_exec_agent.descendants import (
     send_signal,
     started_by,
 )
+from ctrl_exec.common.process import fork_child, wait_status
 from tests.support.polling import eventually
 
 IN_CHILD = 9

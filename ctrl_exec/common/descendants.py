@@ -24,7 +24,9 @@ TERM_GRACE_S = 5.0
 KILL_GRACE_S = 5.0  # a process that survives KILL this long hangs in the kernel: we do not
 _SHORTEST_LOOK_S, _LONGEST_LOOK_S = 0.02, 0.16
 _STOP_ROUNDS = 10
-_PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+# prctl(2)
+CHILD_SUBREAPER = 36
+DUMPABLE = 4
 _DEAD = (b"Z", b"X")
 
 
@@ -168,8 +170,17 @@ def has_children() -> bool:
     return True
 
 
-def find_prctl() -> Callable[[int], bool]:
+def started_at(pid: int) -> int:
+    """When a process started, in ticks since boot; 0 if there is none. Source: proc(5)."""
+    with suppress(OSError, ValueError, IndexError):
+        return _started(pid)
+    return 0
+
+
+def find_prctl(option: int = CHILD_SUBREAPER) -> Callable[[int], bool]:
     """A function that makes this process a subreaper, or (0) no longer one; says whether it could.
+
+    With another option of prctl(2) that takes a number, a function that sets this one.
 
     It costs 1.5 ms and 300 pages to load: a daemon does so before it forks. Without it what
     leaves both the session and the tree of the script is not found.
@@ -182,4 +193,4 @@ def find_prctl() -> Callable[[int], bool]:
         call: Callable[[int, tuple[int, ...]], int] = _ctypes.call_function
     except (ImportError, AttributeError, OSError):
         return lambda _wanted: False
-    return lambda wanted: call(address, (_PR_SET_CHILD_SUBREAPER, wanted, 0, 0, 0)) == 0
+    return lambda wanted: call(address, (option, wanted, 0, 0, 0)) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import pytest
 
 from ctrl_exec.common.errors import ProgramError, StorageError
 from ctrl_exec.common.process import is_group_alive
-from ctrl_exec.tasks.commanding import CommandEnd, CommandOrder, find_program, run_command
+from ctrl_exec.local.command import CommandEnd, CommandOrder, find_program
+from ctrl_exec.local.in_place import run_command
+from tests.support.descriptors import open_descriptors
 from tests.support.polling import eventually
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "CPP_NAME": "a b; c"}
@@ -95,7 +96,7 @@ def test_all_of_a_large_output_arrives() -> None:
 
 def test_a_full_disk_of_the_caller_ends_the_command() -> None:
     """Nothing goes on that nobody can keep."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     seen: list[int] = []
 
     def refuse(_stream: int, _chunk: bytes) -> None:
@@ -109,7 +110,7 @@ def test_a_full_disk_of_the_caller_ends_the_command() -> None:
             before_exec=seen.append,
         )
     eventually(lambda: not is_group_alive(seen[0]))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_programs_are_found_as_a_shell_would(tmp_path: Path) -> None:
