@@ -13,6 +13,7 @@ import pytest
 
 from ctrl_exec.common.value import replace
 from ctrl_exec.services.fanout import WORKERS_FROM, Answer, Call, FanOut, FanOutSettings, Interrupt
+from tests.support.descriptors import open_descriptors
 from tests.support.emulated import Fleet
 from tests.support.processes import children_of
 
@@ -72,10 +73,10 @@ def test_no_calls_have_no_answers(fleet: Fleet) -> None:
 
 def test_workers_are_gone_when_all_is_answered(fleet: Fleet) -> None:
     """No worker, no zombie and no descriptor is left behind."""
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     ask(fleet, [fleet.call(f"host-{number:04d}") for number in range(1, MANY + 1)])
     assert workers() == set()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_answers_come_as_they_are_ready(fleet: Fleet) -> None:

@@ -30,8 +30,8 @@ class Instance:
             "api_port": 0,
             "pairing_port": 0,
             "log_target": "stderr",
-            "connect_timeout": 3,
-            "read_timeout": 20,
+            "connect_timeout": 30,
+            "read_timeout": 30,
             "run_deadline": 60,
         }
         for name in ("etc", "state"):

@@ -114,7 +114,7 @@ def test_check_config_shows_what_applies(shared: Instance) -> None:
     """One line for people; every setting with --json."""
     assert shared.cli("check-config").stdout == f"{shared.conf} is correct\n"
     found = shared.document("check-config")
-    assert found["settings"]["connect_timeout"] == 3
+    assert found["settings"]["connect_timeout"] == 30
     assert found["settings"]["pairing_rate_limit"] == [60, 60, 60]
 
 

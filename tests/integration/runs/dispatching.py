@@ -32,7 +32,7 @@ class Bench:
         self.lines = io.StringIO()
         self.settings: dict[str, object] = {
             "etc_dir": home / "etc", "state_dir": home / "state", "cert": fleet.identity.pem,
-            "key": fleet.identity.pem, "ca": fleet.ca, "log_target": "stderr", "connect_timeout": 3,
+            "key": fleet.identity.pem, "ca": fleet.ca, "log_target": "stderr", "connect_timeout": 30,
         }  # fmt: skip
         for name in ("etc", "state"):
             (home / name).mkdir(exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
 from pathlib import Path
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from ctrl_exec.common.process import fork_child, wait_status
 from ctrl_exec_agent.kept_output import MEMORY_BYTES, FiledOutput, KeptOutput, TextOutput
+from tests.support.descriptors import open_descriptors
 
 
 def whole(output: KeptOutput | FiledOutput | TextOutput) -> bytes:
@@ -108,7 +108,7 @@ def test_text_of_a_record_is_bytes_again():
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path):
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     output = KeptOutput(str(tmp_path / "out"), 1000)
     follower = FiledOutput(str(tmp_path / "out"))
     assert follower.size() == 0
@@ -117,7 +117,7 @@ def test_no_descriptor_is_left_open(tmp_path: Path):
     assert follower.size() == 3
     output.close()
     follower.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 @pytest.mark.parametrize("at", [0, 2, 5, 6, 100])

@@ -13,6 +13,7 @@ import pytest
 
 from ctrl_exec.common import process, program
 from ctrl_exec.common.errors import ConfigError, ProgramError, StorageError
+from tests.support.descriptors import open_descriptors
 from tests.support.polling import eventually
 from tests.support.processes import environment
 
@@ -260,7 +261,7 @@ def test_a_held_program_is_not_executed_where_it_could_not_be_recorded(tmp_path:
     """The error comes through, the process is gone."""
     mark = tmp_path / "ran"
     null = os.open(os.devnull, os.O_RDWR)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
 
     seen: list[int] = []
 
@@ -272,7 +273,7 @@ def test_a_held_program_is_not_executed_where_it_could_not_be_recorded(tmp_path:
         process.spawn_held(
             ["/bin/touch", str(mark)], environment={}, streams=(null, null, null), before_exec=refuse
         )
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
     os.close(null)
     assert not mark.exists()
     with pytest.raises(ChildProcessError):
