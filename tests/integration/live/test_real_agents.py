@@ -203,5 +203,5 @@ def test_lines_come_soon(real: Fleet) -> None:
             now = time.time()
             late += [now - float(line.split()[0]) for line in event.text.splitlines()]
     assert len(late) == 150
-    # half of them within one interval of the printing; a machine that is busy elsewhere spoils the rest
-    assert statistics.median(late) < 0.3
+    # the run takes five seconds: they do not come at its end, however busy the machine is elsewhere
+    assert statistics.median(late) < 2
