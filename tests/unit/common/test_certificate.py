@@ -32,6 +32,7 @@ def test_fields_agree_with_cryptography(tmp_path: Path, bits: int) -> None:
     assert found.version == 3
     assert found.serial == leaf.serial
     assert found.fingerprint == leaf.fingerprint
+    assert certificate.key_fingerprint(der_of(leaf.certificate)) == leaf.fingerprint
     assert found.not_before == leaf.certificate.not_valid_before_utc
     assert found.not_after == leaf.certificate.not_valid_after_utc
     assert found.common_name == "dispatcher-site-1"
@@ -70,6 +71,8 @@ def test_garbage_is_refused_by_name(tmp_path: Path) -> None:
     for bad in (b"", b"\x30", der[:50], b"\x00" * 100, b"\x30\x84\xff\xff\xff\xff", der[:-1], b"x" * 70_000):
         with pytest.raises(CertificateError):
             certificate.parse_certificate(bad)
+        with pytest.raises(CertificateError):
+            certificate.key_fingerprint(bad)
     for text in ("", "no PEM", "-----BEGIN CERTIFICATE-----\nAAA\n-----END CERTIFICATE-----"):
         with pytest.raises(CertificateError):
             certificate.pem_to_der(text)
@@ -85,7 +88,8 @@ def test_a_damaged_certificate_never_raises_anything_else(data: st.DataObject) -
     for _ in range(data.draw(st.integers(1, 4))):
         der[data.draw(st.integers(0, len(der) - 1))] = data.draw(st.integers(0, 255))
     try:
-        certificate.parse_certificate(bytes(der))
+        key = certificate.key_fingerprint(bytes(der))
+        assert certificate.parse_certificate(bytes(der)).fingerprint == key
     except CertificateError:
         pass
 
