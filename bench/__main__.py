@@ -26,7 +26,21 @@ from typing import Any
 
 from bench import environment, svg
 from bench.row import FAILED, SKIPPED, Group, Row, absent
-from bench.rows import agent, api_run, cli, fanout, health, hook, live, memory, records, scale, scheduler, tls
+from bench.rows import (
+    agent,
+    api_run,
+    cli,
+    executions,
+    fanout,
+    health,
+    hook,
+    live,
+    memory,
+    records,
+    scale,
+    scheduler,
+    tls,
+)
 from bench.session import QUICK, Session, Sizes, interpreter
 from bench.table import cells, render
 from bench.timing import allow_descriptors
@@ -34,10 +48,10 @@ from bench.timing import allow_descriptors
 GROUPS: tuple[Group, ...] = (
     fanout.FANOUT, fanout.GROWTH, scale.GROUP, api_run.GROUP, health.GROUP, tls.GROUP, agent.GROUP, cli.ONE,
     cli.MANY, records.WRITE, hook.GROUP, live.LIVE, live.P95, live.LIST, records.PURGE, scheduler.GROUP,
-    memory.GROUP,
+    executions.GROUP, memory.GROUP,
 )  # fmt: skip
 _BUSY = 0.15
-_COSTLY = frozenset({"fanout", "growth", "scale", "scheduler", "live", "live-p95"})
+_COSTLY = frozenset({"fanout", "growth", "scale", "scheduler", "executions", "live", "live-p95"})
 _NOT_QUICK = frozenset({"cli-50"})  # the tools of others take ten seconds a time
 _BUDGET_S = 1080
 _QUICK_BUDGET_S = 95
