@@ -98,7 +98,8 @@ class IndexFiles:
         """Remove the databases that are in use no more, when nobody has written to them for long."""
         current = self.current()
         moment = time.time() - _STALE_AFTER_S
-        with os.scandir(self._directory) as entries:
+        # all of them may be removed at any time, also at this very moment
+        with suppress(FileNotFoundError), os.scandir(self._directory) as entries:
             for entry in entries:
                 name = entry.name[:_NAME_LENGTH]
                 is_old = name != current and _NAME.fullmatch(name) is not None
