@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ctrl_exec.cli import errors
 from ctrl_exec.cli.command import CREDENTIAL_OPTIONS, Action, Command, Option, action_places
+from ctrl_exec.cli.tasks_approvals import approve, reject
 from ctrl_exec.cli.tasks_context import open_tasks
 from ctrl_exec.common.errors import InvalidInputError, UsageError
 
@@ -28,6 +29,8 @@ ACTIONS = (
     Action("log", "EXECUTION", "its log; with -f as it comes, to the end"),
     Action("abort", "EXECUTION", "have it end"),
     Action("retry", "EXECUTION", "once more with the parameters it had; prints the new id"),
+    Action("approve", "EXECUTION", "let a workflow go on that waits for it"),
+    Action("reject", "EXECUTION", "have the step of a workflow that waits count as failed"),
     Action("remove", "EXECUTION", "delete one that is over, with its log"),
 )
 FAREWELL = "ctrl-exec: leaving; the execution goes on"
@@ -349,7 +352,15 @@ def remove(tasks: TaskContext, execution_id: str, _arguments: Arguments) -> int:
     return tasks.say({"removed": execution_id}, f"removed {execution_id}")
 
 
-_ACTS = {"show": show, "log": show_log, "abort": abort, "retry": retry, "remove": remove}
+_ACTS = {
+    "show": show,
+    "log": show_log,
+    "abort": abort,
+    "retry": retry,
+    "approve": approve,
+    "reject": reject,
+    "remove": remove,
+}
 
 COMMANDS = {
     "execution": Command(
@@ -362,6 +373,8 @@ COMMANDS = {
             Option(("--task",), "list: of this task only", "TASK", completes="task"),
             Option(("--project",), "list: the project of that task", "ID", completes="project"),
             Option(("--status",), "list: those in this state; again for more", "STATUS", is_repeated=True),
+            Option(("--comment",), "approve, reject: a line that is kept with it", "TEXT"),
+            Option(("--step",), "approve, reject: which step, where several wait", "N"),
             Option(("--limit",), f"list: so many of the newest, up to {_MOST} (default: {_SHOWN})", "N"),
         ),
         actions=ACTIONS,

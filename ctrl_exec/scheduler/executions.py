@@ -12,7 +12,7 @@ from ctrl_exec.common.errors import ConfigError, CtrlExecError, ProgramError, Se
 from ctrl_exec.common.process import detach
 from ctrl_exec.common.suppression import suppress
 from ctrl_exec.scheduler.news import News
-from ctrl_exec.tasks import starting
+from ctrl_exec.tasks import starting, workflows
 from ctrl_exec.tasks.carriage import ExecutionFiles, give_back, new_claimer
 
 TYPE_CHECKING = False
@@ -40,9 +40,22 @@ class Executions:
         self._files = ExecutionFiles(dispatcher.config.executions_dir)
         self._allowance = allowance_of(dispatcher.config)
         self.news = News(dispatcher, store)
+        self._workflow_parts = workflows.WorkflowParts(
+            store=store,
+            files=self._files,
+            log=dispatcher.log,
+            secrets=lambda execution: [
+                each for some in self._secrets(store, execution) for each in some.values()
+            ],
+            default_timeout_s=dispatcher.config.tasks_timeout or None,
+        )
 
     def start_waiting(self) -> int:
-        """Start a carrier for each execution that may start now; gives how many. Raises: StorageError."""
+        """Start a carrier for each execution that may start now; gives how many. Raises: StorageError.
+
+        Workflows are moved on before: what of them begins starts with the others.
+        """
+        workflows.move_on(self._workflow_parts)
         count = 0
         most = self._dispatcher.config.tasks_max_running
         while True:
@@ -104,8 +117,8 @@ class Executions:
 
     def next_moment_s(self) -> float | None:
         """When an execution that waits for its time may start, or news are due; None if nothing waits."""
-        at_ns = starting.next_moment_ns(self._store)
-        moments = [None if at_ns is None else at_ns / 1e9, self.news.next_moment_s()]
+        at_ns = (starting.next_moment_ns(self._store), workflows.next_moment_ns(self._store))
+        moments = [self.news.next_moment_s(), *(None if each is None else each / 1e9 for each in at_ns)]
         return min((each for each in moments if each is not None), default=None)
 
     def recover(self) -> int:

@@ -18,7 +18,7 @@ from ctrl_exec.common.errors import NotFoundError
 from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import value
 from ctrl_exec.tasks import lifecycle, news
-from ctrl_exec.tasks.executions import create_execution, find_execution, transition
+from ctrl_exec.tasks.executions import WORKFLOW_CLAIMER, create_execution, find_execution, transition
 from ctrl_exec.tasks.models import ABORTED, ABORTING, PENDING, RUNNING, Execution
 from ctrl_exec.tasks.store import packed
 from ctrl_exec.tasks.ulid import ULID, new_ulid
@@ -138,6 +138,7 @@ def end(store: Store, task: Task | None, execution_id: str, outcome: Outcome) ->
             retry_of=execution_id,
             not_before_ns=again_ns,
             parent_id=before.parent_id,
+            rights=before.rights,
         )
         create_execution(store, again, sealed=row["sealed"])
     return again
@@ -168,13 +169,14 @@ def abort(store: Store, execution_id: str) -> str:
 
 
 def carried(store: Store) -> tuple[Execution, ...]:
-    """All that somebody has claimed and that are not over."""
+    """All that somebody has claimed and that are not over; workflows have no carrier."""
     # the states by name, as the index on those that are not over has them
     sql = """
     SELECT execution_id FROM executions
     WHERE status IN ('PENDING', 'RUNNING', 'ABORTING') AND (status != 'PENDING' OR claimer IS NOT NULL)
+      AND claimer IS NOT ?
     """
-    found = (find_carried(store, row["execution_id"]) for row in store.rows(sql))
+    found = (find_carried(store, row["execution_id"]) for row in store.rows(sql, (WORKFLOW_CLAIMER,)))
     return tuple(each for each in found if each is not None)
 
 

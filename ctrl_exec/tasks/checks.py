@@ -8,6 +8,7 @@ from __future__ import annotations
 from ctrl_exec.common.errors import InvalidInputError
 from ctrl_exec.tasks.forms import raise_faults
 from ctrl_exec.tasks.models import AgentScript, HttpRequest, LocalCommand, Task, Workflow
+from ctrl_exec.tasks.nesting import nesting_faults
 from ctrl_exec.tasks.parameters import override_faults, secret_names
 from ctrl_exec.tasks.templates import names_in
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
     from ctrl_exec.tasks.models import Calendar
     from ctrl_exec.tasks.store import Store
-
-_MOST_WORKFLOW_DEPTH = 10
 
 
 def check_task(store: Store, task: Task, find_task: Callable[[str], Task | None]) -> None:
@@ -33,7 +32,7 @@ def check_task(store: Store, task: Task, find_task: Callable[[str], Task | None]
         *_template_faults(store, task),
         *_schedule_faults(task),
         *_notifier_faults(store, task),
-        *_step_faults(task, find_task),
+        *_step_faults(store, task, find_task),
     ):
         faults.setdefault(key, fault)
     raise_faults(faults)
@@ -133,7 +132,9 @@ def _notifier_faults(store: Store, task: Task) -> Iterator[tuple[str, str]]:
             yield f"taskNotifierMap.{ascii(each.notifier_id)[1:-1][:80]}", "no notifier of this project"
 
 
-def _step_faults(task: Task, find_task: Callable[[str], Task | None]) -> Iterator[tuple[str, str]]:
+def _step_faults(
+    store: Store, task: Task, find_task: Callable[[str], Task | None]
+) -> Iterator[tuple[str, str]]:
     if not isinstance(task.kind, Workflow):
         return
     for place, step in enumerate(task.kind.steps):
@@ -143,16 +144,22 @@ def _step_faults(task: Task, find_task: Callable[[str], Task | None]) -> Iterato
         found = find_task(step.task_id)
         if found is None:
             yield f"{path}.taskId", f"no task {step.task_id}"
-            continue
-        yield from _kept_faults(found, step.parameter_map, f"{path}.parameterMap")
-        if task.task_id and _leads_to(found, task.task_id, find_task, _MOST_WORKFLOW_DEPTH):
-            yield f"{path}.taskId", "the workflow would execute itself, or be nested too deeply"
+        else:
+            yield from _kept_faults(found, step.parameter_map, f"{path}.parameterMap")
+            yield from _missing_faults(found, step.parameter_map, f"{path}.parameterMap")
+    # with every task there is: what somebody may not see may lead back here all the same
+    for place, fault in nesting_faults(task, lambda each: _load(store, each)):
+        yield f"workflowTask.steps[{place}].taskId", fault
 
 
-def _leads_to(task: Task, task_id: str, find_task: Callable[[str], Task | None], depth: int) -> bool:
-    if task.task_id == task_id or depth == 0:
-        return True
-    if not isinstance(task.kind, Workflow):
-        return False
-    inner = (find_task(step.task_id) for step in task.kind.steps if not step.role)
-    return any(found is not None and _leads_to(found, task_id, find_task, depth - 1) for found in inner)
+def _missing_faults(task: Task, overrides: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
+    """What a step leaves without a value; a SECRET can't be given one."""
+    for each in task.parameters:
+        if each.is_required and each.default is None and overrides.get(each.name) is None:
+            yield f"{path}.{each.name}", "required"
+
+
+def _load(store: Store, task_id: str) -> Task | None:
+    from ctrl_exec.tasks.definitions import load_task
+
+    return load_task(store, task_id)

@@ -28,8 +28,10 @@ from ctrl_exec.tasks.models import (
     VIEWER,
 )
 from ctrl_exec.tasks.parameters import complete, secret_names
+from ctrl_exec.tasks.rights import rights_to_keep
 from ctrl_exec.tasks.starting import waits_for
 from ctrl_exec.tasks.ulid import ULID
+from ctrl_exec.tasks.workflow_steps import encode_steps, is_under_way
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,6 +93,7 @@ def _request(
                 sealed=seal(secret) if secret else None,
                 retry_of=wanted.retry_of,
                 parent_id=wanted.parent_id,
+                rights=rights_to_keep(identity),
                 made=wanted.made,
             ),
         )
@@ -166,6 +169,8 @@ def remove(store: Store, identity: Identity, execution_id: str, files: Execution
     if execution.status in OPEN_STATUSES:
         raise ConflictError(f"execution {execution_id} is {execution.status}: abort it first")
     with store.writing():
+        if execution.parent_id is not None and is_under_way(store, execution.parent_id):
+            raise ConflictError(f"execution {execution.parent_id} has it as a step and is under way")
         store.execute("DELETE FROM executions WHERE execution_id = ?", (execution_id,))
         act = ("remove", "execution", execution_id)
         audit.record(store, identity, act, project_id=execution.project_id)
@@ -196,6 +201,7 @@ def encode_execution(store: Store, execution: Execution, *, max_running: int) ->
         ("retryOf", execution.retry_of),
         ("parentExecutionId", execution.parent_id),
         ("waitsFor", waits_for(store, execution, max_running=max_running)),
+        ("steps", encode_steps(store, execution)),
     ):
         if content is not None:
             document[key] = content

@@ -37,6 +37,8 @@ _COLUMNS = tuple(each.name for each in fields(Execution))
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM executions"
 _AS_JSON = ("parameter_map", "runs")
 _OPEN = "('PENDING', 'RUNNING', 'ABORTING')"
+WORKFLOW_CLAIMER = "workflow"
+"""Who has claimed a workflow that was begun: no process carries it, and it takes no place."""
 
 
 class PolicyError(ConflictError):
@@ -60,6 +62,7 @@ class Start:
     retry_of: str | None = None
     attempt: int = 1
     not_before_ns: int | None = None
+    rights: str | None = None
     made: tuple[str, int] | None = None
 
 
@@ -190,6 +193,7 @@ def request_execution(store: Store, start: Start) -> Execution:
             parent_id=start.parent_id,
             retry_of=start.retry_of,
             not_before_ns=start.not_before_ns,
+            rights=start.rights,
         )
         create_execution(store, execution, sealed=start.sealed)
         store.touch()

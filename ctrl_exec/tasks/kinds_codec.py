@@ -16,6 +16,7 @@ from ctrl_exec.tasks.models import (
     LOCAL_COMMAND,
     LOG_OUTPUTS,
     ROLES,
+    UNIT_SECONDS,
     WORKFLOW,
     AgentScript,
     HttpRequest,
@@ -141,21 +142,20 @@ def decode_workflow(form: Form) -> Workflow:
 
 def _decode_step(form: Form) -> Step:
     kind = form.choice("stepType", ("TASK", "APPROVAL"), "TASK")
+    common = {
+        "name": form.name("name", ""),
+        "on_failure": form.choice("onFailure", ("STOP", "CONTINUE"), "STOP"),
+        "condition": form.choice("condition", ("SUCCESS", "FAILURE", "ALWAYS"), None),
+    }
     if kind == "APPROVAL":
-        step = Step(
-            role=form.choice("role", ROLES),
-            name=form.name("name", ""),
-            on_failure=form.choice("onFailure", ("STOP", "CONTINUE"), "STOP"),
-            condition=form.choice("condition", ("SUCCESS", "FAILURE", "ALWAYS"), None),
-        )
+        timeout = form.whole("timeout", 1, 10**6, None)
+        unit = form.choice("timeoutDurationUnit", UNIT_SECONDS, None)
+        if (timeout is None) != (unit is None):
+            form.refuse("timeoutDurationUnit", "expected with a timeout, and only then")
+        step = Step(role=form.choice("role", ROLES), timeout=timeout, timeout_unit=unit, **common)
     else:
-        step = Step(
-            task_id=form.matching("taskId", ULID, "expected a task's id"),
-            parameter_map=form.mapping("parameterMap", {}),
-            name=form.name("name", ""),
-            on_failure=form.choice("onFailure", ("STOP", "CONTINUE"), "STOP"),
-            condition=form.choice("condition", ("SUCCESS", "FAILURE", "ALWAYS"), None),
-        )
+        task_id = form.matching("taskId", ULID, "expected a task's id")
+        step = Step(task_id=task_id, parameter_map=form.mapping("parameterMap", {}), **common)
     form.close()
     return step
 
@@ -241,6 +241,8 @@ def _encode_step(step: Step) -> dict[str, Any]:
     document: dict[str, Any] = {"name": step.name} if step.name else {}
     if step.role:
         document |= {"stepType": "APPROVAL", "role": step.role}
+        if step.timeout is not None:
+            document |= {"timeout": step.timeout, "timeoutDurationUnit": step.timeout_unit}
     else:
         document |= {"taskId": step.task_id, "parameterMap": step.parameter_map}
     return document | {"onFailure": step.on_failure, "condition": step.condition}

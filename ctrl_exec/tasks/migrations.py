@@ -154,6 +154,23 @@ CREATE TABLE signed_bodies (
 CREATE INDEX signed_bodies_by_time ON signed_bodies (at_ns);
 """
 
+# Workflows that were begun: what their task was then, how far each step is, the log as it is to be.
+# `rights`: what narrows or replaces the rights that the user of an execution has.
+_WORKFLOWS = """
+ALTER TABLE executions ADD COLUMN rights TEXT;
+CREATE TABLE workflows (
+  execution_id TEXT PRIMARY KEY REFERENCES executions ON DELETE CASCADE,
+  definition TEXT NOT NULL, until_ns INTEGER, ending TEXT, log TEXT NOT NULL DEFAULT ''
+) STRICT;
+CREATE TABLE workflow_steps (
+  execution_id TEXT NOT NULL REFERENCES workflows ON DELETE CASCADE, place INTEGER NOT NULL,
+  status TEXT NOT NULL, reason TEXT, child_id TEXT, until_ns INTEGER,
+  verdict TEXT, decided_by TEXT, comment TEXT,
+  PRIMARY KEY (execution_id, place)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX workflow_steps_under_way ON workflow_steps (execution_id) WHERE status = 'RUNNING';
+"""
+
 # Lists by owner and status of as many executions as there may be; nothing asks for the order of ends.
 # What the audit log holds of the last 90 days only grows; what is older may be purged.
 _SCALE = """
@@ -167,4 +184,4 @@ CREATE TRIGGER audit_keeps BEFORE DELETE ON audit
   BEGIN SELECT RAISE(ABORT, 'the audit log only grows'); END;
 """
 
-MIGRATIONS = (_IDENTITY + _PROJECTS + _TASKS + _EXECUTIONS, _NOTICES, _LINEAGE, _SCALE)
+MIGRATIONS = (_IDENTITY + _PROJECTS + _TASKS + _EXECUTIONS, _NOTICES, _LINEAGE, _SCALE, _WORKFLOWS)

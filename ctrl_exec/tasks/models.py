@@ -206,7 +206,7 @@ class AgentScript:
 
 @value
 class Step:
-    """A step of a workflow: a task to execute, or with `role` an approval to wait for.
+    """A step of a workflow: a task to execute, or with `role` an approval to wait for, at most so long.
 
     `condition` is `SUCCESS`, `FAILURE` or `ALWAYS` of the step before; None: as `on_failure` leaves it.
     """
@@ -217,6 +217,8 @@ class Step:
     condition: str | None = None
     role: str = ""
     name: str = ""
+    timeout: int | None = None
+    timeout_unit: str | None = None
 
 
 @value
@@ -344,7 +346,8 @@ class Execution:
 
     `reason` says why it was skipped, lost or waits. `group_pid` and `group_started` name the process
     group of its command, stored before the exec. `parent_id` is the workflow's execution, `retry_of`
-    the attempt before; `token_id` and `source_ip` say how it was asked for.
+    the attempt before. `rights` is what its steps may where that is not all that its user may: a JSON
+    array of projects, or `LOCAL` for all.
     """
 
     execution_id: str
@@ -371,6 +374,7 @@ class Execution:
     parent_id: str | None = None
     retry_of: str | None = None
     not_before_ns: int | None = None
+    rights: str | None = None
 
 
 @value

@@ -111,7 +111,9 @@ def _slices(store: Store, task_id: str, days: int) -> Iterator[list[str]]:
     marks = ", ".join("?" * len(OPEN_STATUSES))
     sql = f"""
     SELECT execution_id FROM executions WHERE task_id = ? AND execution_id > ? AND execution_id < ?
-      AND end_ns <= ? AND status NOT IN ({marks}) ORDER BY execution_id LIMIT ?
+      AND end_ns <= ? AND status NOT IN ({marks})
+      AND NOT EXISTS (SELECT 1 FROM executions AS flow WHERE flow.execution_id = executions.parent_id
+        AND flow.status IN ('PENDING', 'RUNNING', 'ABORTING')) ORDER BY execution_id LIMIT ?
     """
     after, before_ns = "", store.clock_ns() - days * lifecycle.DAY_NS
     # nothing ended before it was made: the index leads past all that is younger

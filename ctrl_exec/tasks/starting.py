@@ -13,8 +13,9 @@ from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.value import value
 from ctrl_exec.tasks import carriage, lifecycle
 from ctrl_exec.tasks.definitions import load_task
-from ctrl_exec.tasks.executions import claim
+from ctrl_exec.tasks.executions import WORKFLOW_CLAIMER, claim
 from ctrl_exec.tasks.models import ABORTED, ABORTING, LOST, PENDING
+from ctrl_exec.tasks.workflow_steps import waits_for_approval
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,9 +62,11 @@ def claim_next(store: Store, claimer: str, *, max_running: int) -> str | None:
 def _under_way(store: Store) -> dict[str, int]:
     sql = """
     SELECT project_id, COUNT(*) AS count FROM executions
-    WHERE status IN ('PENDING', 'RUNNING', 'ABORTING') AND claimer IS NOT NULL GROUP BY project_id
+    WHERE status IN ('PENDING', 'RUNNING', 'ABORTING') AND claimer IS NOT NULL AND claimer != ?
+    GROUP BY project_id
     """
-    return {row["project_id"]: row["count"] for row in store.rows(sql)}
+    # a workflow takes no place: its steps would wait for it, and it for them
+    return {row["project_id"]: row["count"] for row in store.rows(sql, (WORKFLOW_CLAIMER,))}
 
 
 def _waiting(store: Store) -> list[tuple[str, str]]:
@@ -73,7 +76,9 @@ def _waiting(store: Store) -> list[tuple[str, str]]:
       SELECT project_id, execution_id,
         ROW_NUMBER() OVER (PARTITION BY project_id ORDER BY execution_id) AS place
       FROM executions WHERE status = 'PENDING' AND claimer IS NULL
-        AND (not_before_ns IS NULL OR not_before_ns <= ?))
+        AND (not_before_ns IS NULL OR not_before_ns <= ?)
+        AND NOT EXISTS (SELECT 1 FROM tasks
+          WHERE tasks.task_id = executions.task_id AND task_type = 'WORKFLOW'))
     WHERE place <= ?
     """
     return [tuple(row) for row in store.rows(sql, (store.clock_ns(), _CANDIDATES))]
@@ -87,9 +92,9 @@ def next_moment_ns(store: Store) -> int | None:
 
 
 def waits_for(store: Store, execution: Execution, *, max_running: int) -> str | None:
-    """In words, what a PENDING execution waits for; None for one that does not."""
+    """In words, what a PENDING execution waits for, or a begun workflow; None for one that does not."""
     if execution.status != PENDING or execution.claimer is not None:
-        return None
+        return waits_for_approval(store, execution)
     now_ns = store.clock_ns()
     if execution.not_before_ns is not None and execution.not_before_ns > now_ns:
         return f"its time, in {(execution.not_before_ns - now_ns) // lifecycle.NS + 1}s"
@@ -100,9 +105,14 @@ def waits_for(store: Store, execution: Execution, *, max_running: int) -> str | 
     other = store.row(sql, (execution.task_id,))
     if other is not None:
         return f"execution {other['execution_id']} of the same task"
-    if sum(_under_way(store).values()) >= max_running:
+    if sum(_under_way(store).values()) >= max_running and not _is_workflow(store, execution):
         return f"a place: {max_running} executions are under way"
     return "the scheduler"
+
+
+def _is_workflow(store: Store, execution: Execution) -> bool:
+    sql = "SELECT 1 FROM tasks WHERE task_id = ? AND task_type = 'WORKFLOW'"
+    return store.row(sql, (execution.task_id,)) is not None
 
 
 def recover(

@@ -12,7 +12,7 @@ from ctrl_exec.common.routing import Response, json_response
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from ctrl_exec.api.v1.asking import Asking
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 LIST_KEYS = ("taskId", "status", "from", "to", "limit", "cursor")
 LOG_KEYS = ("follow", "after")
 START_KEYS = ("taskId", "parameterMap")
+DECISION_KEYS = ("comment", "step")
 _NS = re.compile(r"[0-9]{1,19}", re.ASCII)
 _RANGE = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})", re.ASCII)
 _FOLLOW_EVERY_S = 0.2
@@ -111,6 +112,31 @@ def retry(asking: Asking) -> Response:
     from ctrl_exec.tasks.execution_requests import retry as start_again
 
     return _created(asking, start_again(asking.store, asking.identity, _id(asking), asking.seal))
+
+
+def approve(asking: Asking) -> Response:
+    """`POST /api/v1/executions/{executionId}/approve`."""
+    from ctrl_exec.tasks.approvals import APPROVED
+
+    return _decide(asking, APPROVED)
+
+
+def reject(asking: Asking) -> Response:
+    """`POST /api/v1/executions/{executionId}/reject`."""
+    from ctrl_exec.tasks.approvals import REJECTED
+
+    return _decide(asking, REJECTED)
+
+
+def _decide(asking: Asking, verdict: str) -> Response:
+    from ctrl_exec.tasks.approvals import decide
+    from ctrl_exec.tasks.project_secrets import load_secrets
+
+    def secrets(execution: Execution) -> Iterable[str]:
+        return load_secrets(asking.store, asking.sealer, execution.project_id).values()
+
+    execution = decide(asking.store, asking.identity, _id(asking), asking.document, verdict, secrets)
+    return _response(asking, 200, execution)
 
 
 def remove(asking: Asking) -> Response:
@@ -252,4 +278,6 @@ EXECUTION_ROUTES = (
     TaskRoute("GET", f"{_EXECUTION}/log", "execution-log", log, query=LOG_KEYS),
     TaskRoute("POST", f"{_EXECUTION}/abort", "execution-abort", abort, "execute"),
     TaskRoute("POST", f"{_EXECUTION}/retry", "execution-retry", retry, "execute"),
+    TaskRoute("POST", f"{_EXECUTION}/approve", "execution-approve", approve, "execute", DECISION_KEYS),
+    TaskRoute("POST", f"{_EXECUTION}/reject", "execution-reject", reject, "execute", DECISION_KEYS),
 )

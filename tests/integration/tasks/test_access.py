@@ -46,6 +46,7 @@ LEAST = {
     "execution-create": "EXECUTOR", "executions": ANYBODY,
     "execution": "VIEWER", "execution-remove": "MANAGER", "execution-log": "ADVANCED_EXECUTOR",
     "export": "MANAGER", "import": ADMINISTRATOR, "execution-abort": "EXECUTOR", "execution-retry": "EXECUTOR",
+    "execution-approve": "VIEWER", "execution-reject": "VIEWER",
 }  # fmt: skip
 # what does not change anything even when it is allowed: it names what is not there, or leaves all as it is
 BODIES: dict[str, Any] = {
@@ -56,7 +57,7 @@ BODIES: dict[str, Any] = {
     "secret-create": {"name": ""}, "secret-replace": {"name": ""}, "team-create": {"name": ""},
     "team-amend": {"name": ""}, "notifier-create": {"name": ""}, "notifier-amend": {"name": ""},
     "webhook-create": {"name": ""}, "webhook-amend": {"name": ""},
-    "execution-create": {"taskId": ""}, "import": {"version": 1},
+    "execution-create": {"taskId": ""}, "execution-approve": {}, "execution-reject": {}, "import": {"version": 1},
 }  # fmt: skip
 
 
