@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import select
@@ -23,7 +24,12 @@ FEW, MANY = 3, WORKERS_FROM + 24
 def workers() -> set[int]:
     """Our children that were forked and have not become another program."""
     own = Path("/proc/self/cmdline").read_bytes()
-    return {pid for pid in children_of(os.getpid()) if Path(f"/proc/{pid}/cmdline").read_bytes() == own}
+    found = set()
+    for pid in children_of(os.getpid()):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/cmdline").read_bytes() == own:
+                found.add(pid)
+    return found
 
 
 def engine(fleet: Fleet, **options: object) -> FanOut:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.descriptors import holders_of
 from tests.support.fleet import Answer, Fleet
 from tests.support.polling import eventually
 from tests.support.processes import Running, children_of, command, environment, request_children_of
@@ -315,15 +316,7 @@ def test_killing_the_detached_carrier_loses_nothing(fleet: Fleet, gate: Path) ->
 
 def _holders(path: Path) -> list[str]:
     """Pids that have the file open."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if any(os.readlink(fd) == str(path) for fd in (entry / "fd").iterdir()):
-                    found.append(entry.name)
-            except OSError:
-                continue
-    return found
+    return [str(pid) for pid in holders_of(lambda target: target == str(path))]
 
 
 def test_killing_the_api_and_starting_it_again_finds_the_run(own_fleet: Fleet, gate: Path) -> None:

@@ -134,7 +134,7 @@ def children_of(pid: int) -> Sequence[int]:
     """The pids of the direct children that live."""
     try:
         return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
+    except OSError:  # it ended before or while it was read
         return []
 
 

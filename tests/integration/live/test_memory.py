@@ -13,6 +13,7 @@ import pytest
 from ctrl_exec.common.process import fork_child, wait_status
 from ctrl_exec.operations.follow import follow
 from tests.integration.runs.dispatching import CALLER, Bench
+from tests.support.descriptors import holders_of
 from tests.support.emulated import Fleet
 
 HOSTS, EACH = 10, 107_000_000
@@ -45,12 +46,7 @@ def peak_kb(pid: int) -> int:
 
 def carrier_of(bench: Bench, reqid: str) -> int:
     log = str(bench.runs / f"{reqid}.events")
-    for each in os.listdir("/proc"):
-        if each.isdigit():
-            with suppress(OSError):
-                if log in {os.readlink(f"/proc/{each}/fd/{fd}") for fd in os.listdir(f"/proc/{each}/fd")}:
-                    return int(each)
-    return 0
+    return next(iter(holders_of(lambda target: target == log)), 0)
 
 
 @pytest.mark.long

@@ -20,6 +20,7 @@ from ctrl_exec.dispatcher import Dispatcher, open_dispatcher
 from ctrl_exec.operations.cancel import cancel
 from ctrl_exec.operations.follow import RunEvent, follow
 from tests.integration.runs.dispatching import CALLER
+from tests.support.descriptors import kill_holders_of
 from tests.support.fleet import Fleet
 from tests.support.polling import eventually
 from tests.support.processes import Running, workers_of
@@ -181,15 +182,8 @@ def test_carriers_killed_at_random_lose_and_double_no_line(real: Fleet) -> None:
 
 def kill_carriers(real: Fleet, reqid: str) -> None:
     """kill -9 of whoever writes the record."""
-    killed = 0
     log = str(real.state / "runs" / f"{reqid}.events")
-    for each in os.listdir("/proc"):
-        if each.isdigit() and int(each) != os.getpid():
-            with suppress(OSError):
-                if log in {os.readlink(f"/proc/{each}/fd/{fd}") for fd in os.listdir(f"/proc/{each}/fd")}:
-                    os.kill(int(each), signal.SIGKILL)
-                    killed += 1
-    assert killed
+    assert kill_holders_of(lambda target: target == log)
     eventually(lambda: not dispatcher(real).results.is_carried(reqid))
 
 

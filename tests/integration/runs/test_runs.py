@@ -30,6 +30,7 @@ from ctrl_exec.services.authority import Caller
 from ctrl_exec.services.fanout import FanOut, FanOutSettings
 from ctrl_exec.services.transport import Answer, Call, Interrupt
 from tests.integration.runs.dispatching import CALLER, Bench
+from tests.support.descriptors import kill_holders_of
 from tests.support.emulated import Fleet
 from tests.support.polling import eventually
 
@@ -358,14 +359,7 @@ def test_a_detached_carrier_holds_nothing_of_its_maker(bench: Bench, tmp_path: P
 
 def kill_carrier(bench: Bench) -> None:
     """kill -9 of whoever holds a lock file of the bench."""
-    for each in os.listdir("/proc"):
-        if each.isdigit() and int(each) != os.getpid():
-            try:
-                targets = [os.readlink(f"/proc/{each}/fd/{fd}") for fd in os.listdir(f"/proc/{each}/fd")]
-            except OSError:
-                continue
-            if any(target.startswith(str(bench.home)) and "/locks/" in target for target in targets):
-                os.kill(int(each), signal.SIGKILL)
+    kill_holders_of(lambda target: target.startswith(str(bench.home)) and "/locks/" in target)
 
 
 def test_kill_of_the_detached_carrier(bench: Bench) -> None:
