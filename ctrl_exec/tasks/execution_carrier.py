@@ -142,7 +142,7 @@ def _carry_kind(attempt: Attempt, parts: CarrierParts) -> Outcome:
         from ctrl_exec.tasks.kinds import http_request
 
         return http_request.carry(attempt, parts.allowance)
-    return lifecycle.Outcome(FAILED, None, f"{kind} is not part of this version")
+    return lifecycle.Outcome(FAILED, None, f"{kind} has no process to carry it")
 
 
 def _materials(parts: CarrierParts, execution: Execution, task: Task) -> Materials:

@@ -169,6 +169,7 @@ CREATE TABLE workflow_steps (
   PRIMARY KEY (execution_id, place)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX workflow_steps_under_way ON workflow_steps (execution_id) WHERE status = 'RUNNING';
+CREATE INDEX tasks_that_are_workflows ON tasks (task_id) WHERE task_type = 'WORKFLOW';
 """
 
 # Lists by owner and status of as many executions as there may be; nothing asks for the order of ends.

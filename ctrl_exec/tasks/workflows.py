@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
 _MOST = 100
 _MOST_ROUNDS = 3 * MOST_DEPTH
+# from the few tasks that are workflows: thousands of others may wait
 _WAITING = """
-SELECT execution_id FROM executions CROSS JOIN tasks USING (task_id)
+SELECT execution_id FROM tasks CROSS JOIN executions USING (task_id)
 WHERE status = 'PENDING' AND claimer IS NULL AND task_type = 'WORKFLOW'
   AND (not_before_ns IS NULL OR not_before_ns <= ?)
   AND (policy = 'CONCURRENCY' OR NOT EXISTS (SELECT 1 FROM executions AS other

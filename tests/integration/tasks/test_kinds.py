@@ -116,6 +116,18 @@ def test_an_abort_ends_the_scripts_on_the_agents(site: Site) -> None:
     assert (again["status"], again["reason"]) == ("TIMED_OUT", "timed out after 1s")
 
 
+def test_an_abort_of_a_workflow_ends_its_scripts_on_the_agents(site: Site) -> None:
+    """It is ABORTED when every host has said so."""
+    kind = {"steps": [{"taskId": script(site, "wait")}]}
+    flow_task = site.create_task(taskType="WORKFLOW", workflowTask=kind, agentScriptTask=None)
+    flow = start(site, str(flow_task["taskId"]))
+    child = eventually(lambda: shown(site, flow)["steps"][0]["executionId"])
+    eventually(lambda: log_of(site, child).count("begun") == 2)
+    assert site.ask("POST", f"/api/v1/executions/{flow}/abort").status == 202
+    assert ended(site, flow)["status"] == "ABORTED"
+    assert (shown(site, child)["status"], shown(site, child)["reason"]) == ("ABORTED", "2 cancelled")
+
+
 def test_secrets_reach_a_script_on_its_standard_input_alone(site: Site) -> None:
     """Masked in the log, in no record."""
     task_id = script(site, "stdin", parameters=[{"name": "KEY", "type": "SECRET"}])

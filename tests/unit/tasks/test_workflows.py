@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from ctrl_exec.common.errors import ConflictError, InvalidFieldsError
 from ctrl_exec.common.value import replace
-from ctrl_exec.tasks import execution_requests
+from ctrl_exec.tasks import execution_requests, workflows
 from ctrl_exec.tasks.carriage import carried
 from ctrl_exec.tasks.codec import encode_task
 from ctrl_exec.tasks.definitions import change_task
@@ -414,8 +415,6 @@ def test_a_workflow_that_can_not_be_moved_fails_and_holds_up_no_other(flows: Flo
 
 def test_two_that_look_at_once_do_nothing_twice(flows: Flows) -> None:
     """What another one has done already is done."""
-    from ctrl_exec.tasks import workflows
-
     flow = flows.start(flows.workflow(flows.task(), flows.task()))
     with Store(flows.store.path) as other:
         seen = workflows._due(other)
@@ -434,3 +433,31 @@ def test_the_log_is_whole_again_after_a_crash(flows: Flows) -> None:
     flows.end_step(flow, 1)
     assert flows.log(flow)[0] == "workflow of 2 steps, SEQUENTIAL"
     assert len(flows.log(flow)) == 4
+
+
+def test_notifiers_are_told_of_a_workflow_as_of_any_task(flows: Flows) -> None:
+    """Of its start and its failure; of its steps what their own tasks say."""
+    known = {"created_ns": 1, "updated_ns": 1, "kind": "WEBHOOK", "settings": "{}"}
+    notifier = {"notifier_id": "01J8ZX2M5T0Q4W8E7R6Y5T4P3F", "project_id": "home", "name": "n"}
+    flows.store.insert("notifiers", notifier | known)
+    told = {notifier["notifier_id"]: {"events": ["ON_START", "ON_FAILURE"]}}
+    flow = flows.start(flows.workflow(flows.task(), taskNotifierMap=told))
+    flows.end_step(flow, 1, "FAILED")
+    rows = flows.store.rows("SELECT event, document FROM notices ORDER BY rowid")
+    assert [(row["event"], json.loads(row["document"])["executionId"]) for row in rows] == [
+        ("ON_START", flow),
+        ("ON_FAILURE", flow),
+    ]
+
+
+def test_looking_is_cheap_where_thousands_wait(flows: Flows) -> None:
+    """Neither what waits nor what is over is read row by row."""
+    queries = ((workflows._WAITING, (0, 1)), (workflows._DUE, (0, 1)), (workflows._NEXT, (0,)))
+    for sql, marks in queries:
+        plan = [row["detail"] for row in flows.store.rows(f"EXPLAIN QUERY PLAN {sql}", marks)]
+        assert [
+            each for each in plan if each.startswith("SCAN") and "tasks_that_are_workflows" not in each
+        ] in (
+            [],
+            ["SCAN (subquery-2)"],
+        )
