@@ -1,7 +1,7 @@
 """Sends what waits for one notifier, the oldest first, until there is nothing or it does not go.
 
-Owns what a failed attempt means: all that waits for the receiver waits for a growing pause, and what was
-tried too often is given up and said. Runs in a process of its own for each receiver.
+Owns what a failed attempt means: all that waits for the receiver waits for a growing pause; what was
+tried too often, or refused for good, is given up and said. Runs in a process of its own for each receiver.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.errors import CtrlExecError
 from ctrl_exec.tasks import news
 from ctrl_exec.tasks.notifiers import load_notifier
-from ctrl_exec.tasks.outgoing import OutgoingError
+from ctrl_exec.tasks.outgoing import OutgoingError, RefusedError
 from ctrl_exec.tasks.posting import post
 
 TYPE_CHECKING = False
@@ -43,17 +43,25 @@ def send_waiting(store: Store, sealer: Sealer, posting: Posting, notifier_id: st
         notice = news.take_next(store, notifier_id)
         if notice is None:
             break
-        if not _send_one(store, posting, found, notice, log):
+        was_sent = _send_one(store, posting, found, notice, log)
+        if was_sent is False:
             break
-        sent += 1
+        sent += was_sent or 0
     return sent
 
 
-def _send_one(store: Store, posting: Posting, to: tuple[Notifier, str], notice: Notice, log: Log) -> bool:
+def _send_one(
+    store: Store, posting: Posting, to: tuple[Notifier, str], notice: Notice, log: Log
+) -> bool | None:
+    """Whether it was sent; None where it is refused for good, and the next one's turn has come."""
     notifier, secret = to
     facts = {"notifier": notifier.notifier_id, "event": notice.event, "attempt": notice.attempts}
     try:
         post(posting, notifier, secret, notice, now_s=store.clock_ns() // 10**9)
+    except RefusedError as error:
+        news.drop(store, notice.notice_id)
+        log.error("task-news", error=f"given up: {error}", **facts)
+        return None
     except OutgoingError as error:
         log.warning("task-news", error=str(error), **facts)
     except Exception as error:  # noqa: BLE001 - what a receiver may do to us must not stop the queue

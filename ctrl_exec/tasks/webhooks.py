@@ -81,12 +81,13 @@ def _decode_mapping(form: Form, default: dict[str, str]) -> dict[str, str]:
 
 
 def standard_key(secret: str) -> bytes | None:
-    """The key of a Standard Webhooks secret, None if it is none."""
+    """The key of a Standard Webhooks secret, its padding perhaps left out; None if it is none."""
     import base64
     import binascii
 
+    text = secret.removeprefix("whsec_")
     try:
-        return base64.b64decode(secret.removeprefix("whsec_"), validate=True) or None
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True) or None
     except (binascii.Error, ValueError):
         return None
 

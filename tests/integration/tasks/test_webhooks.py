@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import hashlib
 import hmac
 import json
@@ -114,6 +115,43 @@ def test_what_came_before_starts_nothing_again(office: Office, task: dict[str, A
     for stamp in (int(time.time()) - 400, int(time.time()) + 400, "x", "9" * 20):
         late = signed("STANDARD", json.dumps(PUSH).encode(), stamp=stamp)
         assert send(office, standard, late).status == 401, stamp
+
+
+@pytest.mark.parametrize("secret", [STANDARD_SECRET, STANDARD_SECRET.removeprefix("whsec_").rstrip("=")])
+def test_what_a_standard_library_signs_is_taken(office: Office, task: dict[str, Any], secret: str) -> None:
+    """And nothing that it signed otherwise: with another key, for another body, another id or another time."""
+    from standardwebhooks import Webhook
+
+    webhook_id = add(office, task, scheme="STANDARD", secret=secret)
+    body = json.dumps(PUSH).encode()
+    now = dt.datetime.now(dt.UTC)
+
+    def headers(
+        sent_id: str, *, key: str = secret, at: dt.datetime = now, text: bytes = body
+    ) -> dict[str, str]:
+        signature = Webhook(key).sign(sent_id, at, text.decode())
+        stamp = str(int(at.timestamp()))
+        return {"webhook-id": sent_id, "webhook-timestamp": stamp, "webhook-signature": signature}
+
+    started = send(office, webhook_id, headers("msg_1"))
+    assert (started.status, started.json["repeatedFg"]) == (202, False)
+    assert send(office, webhook_id, headers("msg_1")).json["repeatedFg"] is True
+    late, early = now - dt.timedelta(minutes=6), now + dt.timedelta(minutes=6)
+    other = base64.b64encode(b"another key").decode()
+    for wrong in (
+        headers("msg_2", key=other),
+        headers("msg_2", text=b"{}"),
+        headers("msg_2") | {"webhook-id": "msg_3"},
+        headers("msg_2") | {"webhook-timestamp": str(int(now.timestamp()) + 1)},
+        headers("msg_2", at=late),
+        headers("msg_2", at=early),
+        headers("msg_2")
+        | {"webhook-signature": headers("msg_2")["webhook-signature"].replace("v1,", "v1a,")},
+        {k: v for k, v in headers("msg_2").items() if k != "webhook-timestamp"},
+    ):
+        assert send(office, webhook_id, wrong).status == 401, wrong
+    rotated = headers("msg_2", key=other)["webhook-signature"] + " " + headers("msg_2")["webhook-signature"]
+    assert send(office, webhook_id, headers("msg_2") | {"webhook-signature": rotated}).status == 202
 
 
 @pytest.mark.parametrize("scheme", ["GITHUB", "GITEA"])

@@ -13,12 +13,14 @@ from ctrl_exec.common.log import Log
 from ctrl_exec.tasks import carriage, news
 from ctrl_exec.tasks.executions import Start, claim, find_execution, request_execution
 from ctrl_exec.tasks.lifecycle import NS, Outcome
+from ctrl_exec.tasks.mail import MailServer
 from ctrl_exec.tasks.models import LocalCommand, Retry, Task
 from ctrl_exec.tasks.news_sender import send_waiting
 from ctrl_exec.tasks.outgoing import read_allowance
 from ctrl_exec.tasks.posting import Posting
 from ctrl_exec.tasks.sealing import Sealer
 from ctrl_exec.tasks.store import Store
+from tests.support.mail_server import MailServerProcess, mail_server
 from tests.support.receiver import Receiver, receiver
 from tests.unit.tasks.conftest import NOW_NS, Clock
 from tests.unit.tasks.test_executions import TASK, add_task
@@ -164,11 +166,13 @@ def test_a_notifier_that_is_gone_off_or_flooded_fails_no_execution(store: Store,
     assert told(store) == ["ON_END"] * 2
 
 
-def send(store: Store, tmp_path: Path, notifier_id: str = NOTIFIER) -> tuple[int, str]:
+def send(
+    store: Store, tmp_path: Path, notifier_id: str = NOTIFIER, posting: Posting = LOCAL
+) -> tuple[int, str]:
     """How many were sent, and what was logged."""
     stream = io.StringIO()
     log = Log("test", "stderr", "text", stream=stream)
-    count = send_waiting(store, Sealer(str(tmp_path / "key")), LOCAL, notifier_id, log)
+    count = send_waiting(store, Sealer(str(tmp_path / "key")), posting, notifier_id, log)
     return count, stream.getvalue()
 
 
@@ -212,6 +216,46 @@ def test_what_fails_waits_longer_each_time_and_is_given_up(
     desk.status = 204
     assert send(store, tmp_path)[0] == 1
     assert store.row("SELECT 1 FROM notices") is None
+
+
+@pytest.fixture(scope="module")
+def post_office(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with mail_server(tmp_path_factory.mktemp("mail")) as opened:
+        yield opened
+
+
+def test_mail_that_is_refused_now_is_tried_again_and_for_good_given_up(
+    store: Store, clock: Clock, post_office: MailServerProcess, tmp_path: Path
+) -> None:
+    """4yz: it waits, and goes when it is taken. 5yz: it is dropped at once and said; the next one has its turn."""
+    posting = Posting(
+        LOCAL.allowance, MailServer("127.0.0.1", post_office.ports["none"], "none", "ctrl-exec@example.net")
+    )
+
+    def mail_to(address: str) -> None:
+        store.execute("UPDATE notifiers SET kind = 'EMAIL', settings = ?", (json.dumps({"to": [address]}),))
+
+    subscribed(store, "ON_END")
+    for address, words in (("450@example.net", "none of the recipients"), ("data-451@example.net", "451")):
+        mail_to(address)
+        ended(store, "SUCCESS")
+        count, log = send(store, tmp_path, posting=posting)
+        assert (count, news.due_notifiers(store)) == (0, ())
+        assert words in log
+        assert "given up" not in log
+        clock.now_ns += news.LONGEST_PAUSE_S * NS
+    mail_to("ops@example.net")
+    assert send(store, tmp_path, posting=posting)[0] == 2
+    for address, words in (("550@example.net", "none of the recipients"), ("data-554@example.net", "554")):
+        mail_to(address)
+        for _ in range(2):
+            ended(store, "SUCCESS")
+        count, log = send(store, tmp_path, posting=posting)
+        assert (count, store.row("SELECT 1 FROM notices")) == (0, None)
+        assert log.count("given up") == 2
+        assert words in log
+        assert "@" not in log
+    assert [each["recipients"] for each in post_office.mails()] == [["ops@example.net"]] * 2
 
 
 def test_a_sender_that_died_has_lost_nothing(
