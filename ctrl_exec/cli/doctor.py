@@ -10,6 +10,7 @@ import os
 import stat
 from contextlib import suppress
 
+from ctrl_exec.cli.doctor_local import check_local
 from ctrl_exec.cli.findings import Account, Finding, account_named
 from ctrl_exec.common.errors import ConfigError, CtrlExecError
 
@@ -322,6 +323,7 @@ CHECKS: tuple[Callable[[Config, Account], Iterator[Finding]], ...] = (
     check_hook,
     check_exposure,
     check_ports,
+    check_local,
     check_logs,
 )
 

@@ -52,6 +52,7 @@ class LocalService:
         Raises: ServiceError if there is no service; ProgramError if it is not executed; LostCommandError
         if the service died meanwhile; whatever `before_exec` and `on_output` raise, the command being ended.
         """
+        self._check_owner()
         channel = self._connect()
         outputs: Outputs | None = None
         try:
@@ -118,19 +119,25 @@ class LocalService:
     def _connect(self) -> Channel:
         stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
-            # only we and root can have put it there: nobody else gets to see a secret
-            if os.lstat(self.path).st_uid not in (0, os.geteuid()):
-                raise ServiceError(f"{self.path}: belongs to another user than the scheduler's")
             stream.settimeout(_HELD_S)
             stream.connect(self.path)
         except OSError as error:
             stream.close()
-            words = f"ctrl-exec-local is not to be reached at {self.path} ({error.strerror or error})"
-            raise ServiceError(f"{words}: {REMEDY}") from error
-        except BaseException:
-            stream.close()
-            raise
+            raise self._missing(error) from error
         return Channel(stream)
+
+    def _check_owner(self) -> None:
+        """Nobody but us and root can have put the socket there: a command may hold secrets."""
+        try:
+            owner = os.lstat(self.path).st_uid
+        except OSError as error:
+            raise self._missing(error) from error
+        if owner not in (0, os.geteuid()):
+            raise ServiceError(f"{self.path}: belongs to another user than the scheduler's")
+
+    def _missing(self, error: OSError) -> ServiceError:
+        reason = error.strerror or str(error)
+        return ServiceError(f"ctrl-exec-local is not to be reached at {self.path} ({reason}): {REMEDY}")
 
 
 class _Watch:

@@ -186,14 +186,8 @@ def test_another_user_than_local_user_is_refused(works: Works) -> None:
     """Whoever configured one does not get the other; about says which it is."""
     assert works.client.about() == USER
     for name in ("daemon", "no-such-user-anywhere"):
-        other = LocalService(works.client.path, name)
         with pytest.raises(ProgramError, match="ctrl-exec-local runs as"):
-            other.run_command(
-                CommandOrder(("true",), {}),
-                on_output=lambda _stream, _chunk: None,
-                wants_end=lambda: False,
-                before_exec=lambda _pid, _started: None,
-            )
+            _execute(LocalService(works.client.path, name))
 
 
 @needs_root
@@ -231,8 +225,9 @@ def _ask_as_anyone(works: Works) -> None:
 def test_a_socket_of_somebody_else_gets_no_secret(tmp_path: Path) -> None:
     """Nor is one waited for that is not there: the words name the socket and the unit."""
     missing = LocalService(str(tmp_path / "none.sock"), USER)
-    with pytest.raises(ServiceError, match=r"none\.sock .*ctrl-exec-local\.socket"):
-        missing.about()
+    for ask in (missing.about, lambda: _execute(missing), lambda: missing.end_group(2, 0)):
+        with pytest.raises(ServiceError, match=r"none\.sock .*ctrl-exec-local\.socket"):
+            ask()
     if os.geteuid() == 0:
         path = tmp_path / "s"
         with socket.socket(socket.AF_UNIX) as listener:
@@ -240,7 +235,17 @@ def test_a_socket_of_somebody_else_gets_no_secret(tmp_path: Path) -> None:
             listener.listen()
             os.chown(path, 65534, 65534)
             with pytest.raises(ServiceError, match="belongs to another user"):
-                LocalService(str(path), USER).about()
+                _execute(LocalService(str(path), USER))
+
+
+def _execute(service: LocalService) -> CommandEnd:
+    """Have `true` executed."""
+    return service.run_command(
+        CommandOrder(("true",), {}),
+        on_output=lambda _stream, _chunk: None,
+        wants_end=lambda: False,
+        before_exec=lambda _pid, _started: None,
+    )
 
 
 def test_whoever_hangs_up_ends_the_command(works: Works) -> None:
