@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from ctrl_exec.cli.arguments import Arguments
     from ctrl_exec.cli.context import Context
+    from ctrl_exec.cli.demo_tasks import DemoTask
     from ctrl_exec.cli.output import Output
 
 MAX_AGENTS = 50
@@ -92,9 +94,30 @@ class Demo:
         self.output = output
         self.programs = own_directory()
         self.conf = f"{home}/dispatcher/ctrl-exec.conf"
-        self.api_port = free_port("127.0.0.1", 7445)
-        self.pairing_port = free_port("127.0.0.1", 7444)
+        self._held: list[socket.socket] = []
         self._running: list[int] = []
+        self.api_port = self.hold_port("127.0.0.1", 7445)
+        self.pairing_port = self.hold_port("127.0.0.1", 7444)
+
+    def hold_port(self, ip: str, wanted: int) -> int:
+        """The wanted port if nobody has it, else a free one; no other demo takes it meanwhile.
+
+        Raises: ServiceError.
+        """
+        held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._held.append(held)
+        for port in (wanted, 0):
+            with suppress(OSError):
+                held.bind((ip, port))
+                # asked for alone, then shared with our own server, which asks with SO_REUSEADDR (socket(7))
+                held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                return int(held.getsockname()[1])
+        raise ServiceError(f"no free port on {ip}")
+
+    def release_ports(self) -> None:
+        """Let go of all ports: their servers have them now, or nobody needs them any more."""
+        while self._held:
+            self._held.pop().close()
 
     def write(self, path: str, text: str, mode: int = 0o640) -> None:
         """Write a file below the demo's directory, with its parents."""
@@ -122,6 +145,13 @@ class Demo:
             said = (result.stderr or result.stdout).decode("utf-8", "replace").strip()
             raise ServiceError(f"{program} {' '.join(words)} failed: {said}")
         return result.stdout.decode("utf-8", "replace")
+
+    def show_call(self, *words: str) -> str:
+        """Show a command of `ctrl-exec` as it is typed and what it answers. Raises: ServiceError."""
+        self.output.line("\n$ ctrl-exec " + shlex.join(words).replace(self.home + "/", ""))
+        answer = self.call("ctrl-exec", *words)
+        self.output.line(answer.rstrip())
+        return answer
 
     def start(self, log_name: str, program: str, *words: str) -> int:
         """Start a program that stays; its output goes to `<home>/log/<log_name>`."""
@@ -192,7 +222,8 @@ def set_up(demo: Demo, count: int) -> list[DemoAgent]:
     for number in range(1, count + 1):
         ip = f"127.0.10.{number}"
         home = f"{demo.home}/demo-{number:02d}"
-        agent = DemoAgent(f"demo-{number:02d}", ip, free_port(ip, 7443), f"{home}/etc/agent.conf", number)
+        port = demo.hold_port(ip, 7443)
+        agent = DemoAgent(f"demo-{number:02d}", ip, port, f"{home}/etc/agent.conf", number)
         demo.write(
             agent.conf, AGENT_CONF.format(name=agent.name, home=home, ip=ip, port=agent.port, number=number)
         )
@@ -247,13 +278,16 @@ def serve(demo: Demo, agents: list[DemoAgent]) -> None:
     for agent in agents:
         demo.until(lambda each=agent: is_listening(each.ip, each.port), agent.name)  # type: ignore[misc]
     demo.until(lambda: is_listening("127.0.0.1", demo.api_port), "the API")
+    demo.release_ports()
 
 
-def show(demo: Demo) -> None:
-    """Run a script on all agents and say what to try next."""
+def show(demo: Demo) -> DemoTask:
+    """Run a script on all agents, have a task executed, and say what to try next."""
+    from ctrl_exec.cli.demo_tasks import add_task, advice
+
     output = demo.output
-    output.line("\n$ ctrl-exec run --all hello -- from the demo")
-    output.line(demo.call("ctrl-exec", "run", "--all", "hello", "--", "from", "the", "demo").rstrip())
+    demo.show_call("run", "--all", "hello", "--", "from", "the", "demo")
+    task = add_task(demo)
     program = os.path.join(demo.programs, "ctrl-exec")
     url = f"http://127.0.0.1:{demo.api_port}"
     output.line(
@@ -266,7 +300,7 @@ The fleet is up. In another terminal:
   {program} run demo-01 report
   {program} run -t number=1 wait -- 3
   {program} run --all fail
-
+{advice(program, url, task)}
   curl -s {url}/
   curl -s {url}/discovery
   curl -s {url}/run -d '{{"hosts": ["@all"], "script": "hello", "args": ["curl"]}}'
@@ -277,15 +311,18 @@ The API lets everyone on this machine in (api_auth_default = allow); a real one 
 Logs: {demo.home}/log. Ctrl-C ends everything and removes the directory."""
     )
     output.stdout.flush()
+    return task
 
 
-def as_document(demo: Demo, agents: list[DemoAgent]) -> dict[str, object]:
+def as_document(demo: Demo, agents: list[DemoAgent], task: DemoTask) -> dict[str, object]:
     """Give where everything is, for a program that drives the demo."""
     return {
         "ok": True,
         "config": demo.conf,
         "api": f"http://127.0.0.1:{demo.api_port}",
         "agents": [{"name": each.name, "ip": each.ip, "port": each.port} for each in agents],
+        "task": {"taskId": task.task_id, "executionId": task.execution_id, "status": task.status},
+        "token": task.token,
         "logs": f"{demo.home}/log",
     }
 
@@ -306,8 +343,8 @@ def execute_demo(context: Context, arguments: Arguments) -> int:
         agents = set_up(demo, count)
         pair(demo, agents)
         serve(demo, agents)
-        show(demo)
-        context.output.answer(as_document(demo, agents), lambda: None)
+        task = show(demo)
+        context.output.answer(as_document(demo, agents, task), lambda: None)
         context.output.flush()
         while not stopped and not arguments.flag("once"):
             signal.pause()
@@ -316,6 +353,7 @@ def execute_demo(context: Context, arguments: Arguments) -> int:
     finally:
         context.output.line("\nstopping")
         demo.stop_all()
+        demo.release_ports()
         shutil.rmtree(home, ignore_errors=True)
     return 0
 
@@ -342,17 +380,6 @@ def own_directory() -> str:
     return os.path.dirname(os.path.abspath(shutil.which(sys.argv[0]) or sys.argv[0]))
 
 
-def free_port(ip: str, wanted: int) -> int:
-    """The wanted port if nobody has it, else a free one."""
-    for port in (wanted, 0):
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):
-                probe.bind((ip, port))
-                return int(probe.getsockname()[1])
-    raise ServiceError(f"no free port on {ip}")
-
-
 def is_listening(ip: str, port: int) -> bool:
     """Whether something accepts connections there."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -376,7 +403,8 @@ COMMANDS = {
         ),
         description=(
             "Makes a CA, a dispatcher and agents in a temporary directory, pairs them, runs a script on all "
-            "of them and keeps everything running. Needs no root and touches nothing of the system."
+            "of them, has a task executed, now and by the clock, and keeps everything running. Needs no root"
+            " and touches nothing of the system."
         ),
         examples=("ctrl-exec demo --agents 5",),
         exit_codes=(0, 1, 2),

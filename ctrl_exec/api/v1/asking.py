@@ -38,6 +38,7 @@ ADMIN = "admin"
 """The scope of what administrators alone may do."""
 DEFAULT_LIMIT = 50
 MOST_ITEMS = 500
+_LATEST_NS = 2**63 - 1
 _NS = re.compile(r"[0-9]{1,19}", re.ASCII)
 _ETAG = re.compile(r'(?:W/)?"([0-9]{1,18})"', re.ASCII)
 
@@ -140,7 +141,8 @@ def moments_of(query: dict[str, str]) -> tuple[int | None, int | None]:
     for key in ("from", "to"):
         if key in query and not _NS.fullmatch(query[key]):
             raise InvalidInputError(f"{key}: expected nanoseconds since the epoch", field=key)
-    first, end = (int(query[key]) if key in query else None for key in ("from", "to"))
+    # the database knows no larger integer
+    first, end = (min(int(query[key]), _LATEST_NS) if key in query else None for key in ("from", "to"))
     return first, end
 
 
