@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from ctrl_exec.local.command import CommandEnd, CommandOrder
+    from ctrl_exec.local.order import CommandEnd, CommandOrder
 
 REMEDY = "`systemctl enable --now ctrl-exec-local.socket` starts it"
 _HELD_S = 30.0

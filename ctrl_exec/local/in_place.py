@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ctrl_exec.local.command import CommandEnd, CommandOrder
+    from ctrl_exec.local.order import CommandEnd, CommandOrder
 
 
 def run_command(

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from ctrl_exec.common.log import Log
     from ctrl_exec.local.channel import Channel
-    from ctrl_exec.local.command import CommandEnd
+    from ctrl_exec.local.order import CommandEnd
 
 UMASK = 0o022
 _ASK_S = 30.0
@@ -169,7 +169,8 @@ def end_left_group(pid: int, started: int) -> bool:
     with mark:
         if started_at(pid) not in (0, started):
             return True  # its number is somebody else's by now: so is the group's
-        ending = Ending(lambda: of_session(pid))
+        # what is older is no child of it: after a reboot numbers begin anew
+        ending = Ending(lambda: [each for each in of_session(pid) if each.started >= started])
         while not ending.is_over():
             time.sleep(ending.wait_s())
         return not ending.has_given_up

@@ -16,7 +16,7 @@ import re
 
 from ctrl_exec.common.errors import MessageError
 from ctrl_exec.common.value import value
-from ctrl_exec.local.command import PATH, CommandEnd, CommandOrder
+from ctrl_exec.local.order import PATH, CommandEnd, CommandOrder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ctrl_exec.local.client import LocalService
-from ctrl_exec.local.command import SHELL, CommandEnd, CommandOrder
+from ctrl_exec.local.order import SHELL, CommandEnd, CommandOrder
 from tests.support.polling import eventually
 from tests.support.processes import Running
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 
-from ctrl_exec.common.descendants import started_at
 from ctrl_exec.common.errors import ConfigError, CtrlExecError, LostCommandError
 from ctrl_exec.common.process import account_of
-from ctrl_exec.local.command import PATH, SHELL, CommandOrder
+from ctrl_exec.local.order import PATH, SHELL, CommandOrder
 from ctrl_exec.tasks import carriage, lifecycle
 from ctrl_exec.tasks.models import FAILED, LOST, LocalCommand
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ctrl_exec.local.client import LocalService
-    from ctrl_exec.local.command import CommandEnd
+    from ctrl_exec.local.order import CommandEnd
     from ctrl_exec.tasks.kinds.attempt import Attempt
     from ctrl_exec.tasks.lifecycle import Outcome
 
@@ -89,6 +88,7 @@ def service_of(attempt: Attempt) -> LocalService:
 
 
 def _run_in_place(attempt: Attempt, inherited: Mapping[str, str]) -> CommandEnd:
+    from ctrl_exec.common.descendants import started_at
     from ctrl_exec.common.value import replace
     from ctrl_exec.local.in_place import run_command
 

@@ -6,6 +6,7 @@ import os
 import pwd
 import signal
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from ctrl_exec.common.errors import LostCommandError, ProgramError, ServiceError
 from ctrl_exec.common.process import is_group_alive
 from ctrl_exec.local.channel import Channel
 from ctrl_exec.local.client import LocalService
-from ctrl_exec.local.command import CommandEnd, CommandOrder
 from ctrl_exec.local.messages import run_message
+from ctrl_exec.local.order import CommandEnd, CommandOrder
+from tests.support.descriptors import open_descriptors
 from tests.support.local_service import (
     OURS,
     USER,
@@ -29,7 +31,7 @@ from tests.support.local_service import (
     wait_gone,
 )
 from tests.support.polling import eventually
-from tests.support.processes import Running, children_of, run
+from tests.support.processes import Running, children_of, command, environment, run
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 nap = seconds_of_sleep()
@@ -392,13 +394,38 @@ def test_descriptors_and_processes_are_given_back(works: Works) -> None:
     assert works.running is not None
     pid = works.running.pid
     eventually(lambda: not children_of(pid))
-    before = len(os.listdir(f"/proc/{pid}/fd"))
-    ours = len(os.listdir("/proc/self/fd"))
+    before = _descriptors_of(pid)
+    ours = open_descriptors()
     for _ in range(30):
         assert Heard(works).execute(CommandOrder(("true",), {})) == CommandEnd(0)
-    assert len(os.listdir("/proc/self/fd")) == ours
+    assert open_descriptors() == ours
     eventually(lambda: not children_of(pid))
-    assert len(os.listdir(f"/proc/{pid}/fd")) == before
+    assert _descriptors_of(pid) == before
+
+
+def _descriptors_of(pid: int) -> int:
+    """How many it has open, as far as it shows them: to others of its user it does not."""
+    return len(os.listdir(f"/proc/{pid}/fd")) if os.geteuid() == 0 else 0
+
+
+def test_systemd_hands_over_the_socket(tmp_path: Path) -> None:
+    """Then none is needed on the command line, and none is made or removed."""
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        line = f'exec 3<&{listener.fileno()}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
+        words = command("ctrl-exec-local", "--as", USER, "--for", OURS)
+        service = subprocess.Popen(
+            ["/bin/bash", "-c", line, "bash", *words],
+            env=environment(), pass_fds=[listener.fileno()], stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    try:
+        assert LocalService(str(path), USER).about() == USER
+    finally:
+        service.terminate()
+        assert service.wait(60) == 0
+    assert path.exists()
 
 
 def test_wrong_words_stop_it_before_it_listens(tmp_path: Path) -> None:

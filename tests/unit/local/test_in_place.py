@@ -9,8 +9,8 @@ import pytest
 
 from ctrl_exec.common.errors import ProgramError, StorageError
 from ctrl_exec.common.process import is_group_alive
-from ctrl_exec.local.command import CommandEnd, CommandOrder, find_program
 from ctrl_exec.local.in_place import run_command
+from ctrl_exec.local.order import CommandEnd, CommandOrder, find_program
 from tests.support.descriptors import open_descriptors
 from tests.support.polling import eventually
 
