@@ -26,8 +26,9 @@ def begun(live: Bench, reqid: str, host: str) -> None:
 def test_a_running_run_is_cancelled(live: Bench) -> None:
     """Its scripts end, their output stays, the record says so, the locks are free."""
     started = live.run("endless", "silent", "node-00", is_async=True)
-    eventually(lambda: live.status(started.reqid).results[0].stdout.count("line") >= 8)
-    assert [each.state for each in live.status(started.reqid).results[:2]] == ["running", "running"]
+    eventually(lambda: live.status(started.reqid).results[0].stdout.count("line") >= 5)
+    for at in (0, 1):  # one prints, one is silent
+        eventually(lambda at=at: live.status(started.reqid).results[at].state == "running")
     report = cancelled(live, started.reqid)
     assert [(each.host, each.ended, each.state) for each in report.hosts] == [
         ("endless", True, "cancelled"), ("silent", True, "cancelled"), ("node-00", True, "ok"),
@@ -37,8 +38,8 @@ def test_a_running_run_is_cancelled(live: Bench) -> None:
     assert done.state == "cancelled"
     assert [each.state for each in done.results] == ["cancelled", "cancelled", "ok"]
     assert done.results[0].exit == 126
-    # eight lines, one each 100 ms: it is the run's time, not that of the question for its end
-    assert all(each.rtt_ms >= 800 for each in done.results[:2])
+    # five lines, one each 100 ms: it is the run's time, not that of the question for its end
+    assert all(each.rtt_ms >= 500 for each in done.results[:2])
     assert done.results[0].stdout.startswith("begun\n")
     assert {each.host for each in done.cancels} == {"endless", "silent"}
     eventually(lambda: live.held() == ())

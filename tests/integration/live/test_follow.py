@@ -133,17 +133,6 @@ def test_who_may_not_see_a_run_sees_none(bench: Bench) -> None:
         follow(bench.dispatcher(), CALLER, "0123456789abcdef")
 
 
-def test_a_silent_host_is_told_to_run(bench: Bench) -> None:
-    """When the agent has begun it; who watches later, or the record, hears the same."""
-    started = bench.run("slow", "host-0001", is_async=True)
-    live = watch(bench, started.reqid)
-    [begun] = [each for each in live if each.kind == "start" and each.host == "slow"]
-    assert begun.as_json() == {"id": begun.id, "event": "start", "host": "slow"}
-    assert watch(bench, started.reqid) == live
-    for number, event in enumerate(live[:-1]):
-        assert watch(bench, started.reqid, event.id) == live[number + 1 :]
-
-
 def test_what_older_agents_cannot_do_is_said_at_the_start(bench: Bench) -> None:
     """Once it is known what they can do."""
     from ctrl_exec.operations.ping import ping
