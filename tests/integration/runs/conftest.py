@@ -13,10 +13,11 @@ from tests.support.emulated import Fleet
 
 @pytest.fixture(scope="session")
 def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """Five that answer, two that take 2 and 1000 seconds, one that cuts its answers, one that fails."""
+    """Five that answer, three that take 2, 4 and 1000 seconds, one that cuts its answers, one that fails."""
     fleet = Fleet(tmp_path_factory.mktemp("agents"))
     fleet.add_many(5, tags={"role": "web"})
     fleet.add("slow", delay_s=2.0, stdout="slow\n")
+    fleet.add("slower", delay_s=4.0, stdout="slow\n")
     fleet.add("endless", delay_s=1000.0)
     fleet.add("cut", lie="cut")
     fleet.add("bad", exit=3, stderr="wrong\n")

@@ -190,11 +190,24 @@ def test_two_same_runs_at_once(bench: Bench) -> None:
 
 def test_lock_wait(bench: Bench) -> None:
     """A run that may wait for the lock runs when it is free."""
-    first = fork_child(lambda: int(not bench.run("slow").has_succeeded))
-    eventually(lambda: bench.held() == (("slow", "job"),))
-    report = bench.run("slow", lock_wait_s=60)
+    reading, writing = os.pipe()
+
+    def hold() -> None:
+        with bench.dispatcher().locks.hold(["host-0001"], "job"):
+            os.read(reading, 1)
+
+    def release() -> None:
+        select.select([], [], [], 0.3)
+        os.write(writing, b"x")
+
+    first = fork_child(hold)
+    eventually(lambda: bench.held() == (("host-0001", "job"),))
+    second = fork_child(release)
+    report = bench.run("host-0001", lock_wait_s=60)
     assert report.results[0].state == "ok"
-    assert wait_status(first, timeout_s=60) == (0, 0)
+    assert [wait_status(pid, timeout_s=60) for pid in (first, second)] == [(0, 0)] * 2
+    os.close(reading)
+    os.close(writing)
 
 
 def test_waiting_for_a_lock_ends_when_the_caller_hangs_up(bench: Bench) -> None:
@@ -210,18 +223,18 @@ def test_waiting_for_a_lock_ends_when_the_caller_hangs_up(bench: Bench) -> None:
 
 def test_after_a_read_timeout_a_detached_carrier_goes_on(bench: Bench) -> None:
     """The silent host is said to run, its lock stays held by the carrier, the record is completed."""
-    report = bench.run("slow", "host-0001", read_timeout_s=0.5)
+    report = bench.run("slower", "host-0001", read_timeout_s=1.5)
     assert report.counts == {"running": 1, "ok": 1}
     slow = report.results[0]
-    assert (slow.exit, slow.error) == (-1, "read timeout after 0.5s")
-    assert report.pending == ("slow",)
+    assert (slow.exit, slow.error) == (-1, "read timeout after 1.5s")
+    assert report.pending == ("slower",)
     assert not report.complete
     assert report.completed is None
     assert "completed" not in report.status_json()
-    assert bench.held() == (("slow", "job"),)
+    assert bench.held() == (("slower", "job"),)
     with pytest.raises(LockedError) as caught:
-        bench.run("slow")
-    assert caught.value.conflicts == ("slow",)
+        bench.run("slower")
+    assert caught.value.conflicts == ("slower",)
     bench.run("host-0001")
     assert recover(bench.dispatcher()).carried == 1
     found = bench.wait_complete(report.reqid)
@@ -364,7 +377,7 @@ def kill_carrier(bench: Bench) -> None:
 
 def test_kill_of_the_detached_carrier(bench: Bench) -> None:
     """No stuck lock; the record is taken over by whoever asks, and true."""
-    report = bench.run("slow", "endless", "host-0001", read_timeout_s=0.5)
+    report = bench.run("slower", "endless", "host-0001", read_timeout_s=1.5)
     kill_carrier(bench)
     eventually(lambda: bench.held() == ())
     found = bench.status(report.reqid)
@@ -382,7 +395,7 @@ def test_kill_of_the_detached_carrier(bench: Bench) -> None:
 
 def test_a_broken_connection_is_asked_after(bench: Bench) -> None:
     """An answer that was cut off is not taken for the end of the script."""
-    report = bench.run("cut", "host-0001", read_timeout_s=1)
+    report = bench.run("cut", "host-0001", read_timeout_s=2)
     assert [each.state for each in report.results] == ["running", "ok"]
     assert "connection broke" in report.results[0].error
     assert report.pending == ("cut",)
@@ -407,9 +420,9 @@ def test_ports(bench: Bench) -> None:
     """A port of the request is used for the run and for asking after it."""
     right = bench.fleet.port
     registry = bench.dispatcher().registry
-    for name in ("slow", "host-0001"):
+    for name in ("slower", "host-0001"):
         registry.amend(name, port=1)
-    report = bench.run(f"slow:{right}", "host-0001", agent_port=right, read_timeout_s=0.5)
+    report = bench.run(f"slower:{right}", "host-0001", agent_port=right, read_timeout_s=1.5)
     assert report.counts == {"running": 1, "ok": 1}
     kill_carrier(bench)
     found = bench.wait_complete(report.reqid)
@@ -554,7 +567,7 @@ def test_sigchld_of_the_caller_and_workers(bench: Bench, disposition) -> None:
 
     def work() -> int:
         signal.signal(signal.SIGCHLD, disposition)
-        report = bench.run("copy-[00-19]", "slow", read_timeout_s=1)
+        report = bench.run("copy-[00-19]", "slower", read_timeout_s=2)
         return 42 if report.counts == {"ok": 20, "running": 1} else 1
 
     assert wait_status(fork_child(work), timeout_s=60) == (42, 0)
