@@ -88,6 +88,8 @@ class Keeper:
         if known.state == "pending":
             self._note_running(replace(known, state="running"))
             self._contacts.note_streaming(part.host, can=True)
+        if not part.text:
+            return
         text, is_whole = self._budget.pass_on(part.host, part.stream, part.text)
         if text:
             try:
