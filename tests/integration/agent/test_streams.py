@@ -75,7 +75,10 @@ def test_a_silent_script_is_said_to_run(host: AgentHost):
         with connection.makefile("rb") as file, steps.open("w", buffering=1) as fifo:
             stream = Streaming(connection, file)  # whose head comes while nothing was printed
             with host.streaming("GET", f"/result/{REQID}?stream=1") as again:
-                fifo.write("one\nend\n")
+                fifo.write("one\n")
+                for each in (stream, again):
+                    next(each.lines())
+                fifo.write("end\n")
                 for each in (stream, again):
                     assert each.finish()["stdout"] == "one\n"
                     assert each.openings == [opening]
