@@ -128,7 +128,9 @@ def output_of(events: list[dict[str, Any]], host: str, stream: str = "stdout") -
 
 def check_whole(fleet: Fleet, reqid: str, events: list[dict[str, Any]]) -> None:
     """The events tell all that is on record, once each, in order."""
-    assert [each["event"] for each in events].count("start") == 1
+    begun = [each.get("host", "") for each in events if each["event"] == "start"]
+    assert begun[0] == "", "the run's own beginning comes first"
+    assert len(begun) == len(set(begun)), "and each host's at most once"
     assert events[0]["event"] == "start"
     assert events[-1]["event"] == "end"
     numbers = [each["id"] for each in events[:-1]]
