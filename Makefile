@@ -6,7 +6,8 @@ BIN     := $(VENV)/bin
 PREFIX  ?= /usr/local
 ROLE    ?= dispatcher
 AGENTS  ?= 3
-WORKERS ?= 2
+# many tests wait for something, so there is room for one more than two cores
+WORKERS ?= 3
 DESTDIR ?=
 
 .PHONY: help install demo test test-long check format cover pyz generate install-system uninstall-system clean system-packages test-packages bench bench-quick
@@ -47,17 +48,17 @@ demo: install
 	$(BIN)/ctrl-exec demo --agents $(AGENTS)
 
 test: $(VENV)/.installed-test test-packages
-	$(BIN)/python -m pytest -n $(WORKERS) -m 'not long'
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not long'
 
 test-long: $(VENV)/.installed-test test-packages
-	$(BIN)/python -m pytest -n $(WORKERS) -m long --timeout 900
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m long --timeout 900
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n $(WORKERS) -m 'not long' tests/architecture tests/unit tests/property
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not long' tests/architecture tests/unit tests/property
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff format .
