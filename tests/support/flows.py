@@ -36,10 +36,16 @@ class Flows:
         log = Log("test", stream=self.printed)
         self.parts = WorkflowParts(store, self.files, log, lambda _: (SECRET,))
         self._names = itertools.count(1)
+        # what is written here needs to survive no crash: each commit would wait for the disk
+        store.connection.execute("PRAGMA synchronous = OFF")
+        with store.writing():
+            self._populate()
+
+    def _populate(self) -> None:
         for name in ("Home", "Elsewhere"):
-            add_project(store, self.root, Project("", name))
+            add_project(self.store, self.root, Project("", name))
         self.users = {
-            name: add_user(store, self.root, User("", name, is_administrator=name == "admin")).user_id
+            name: add_user(self.store, self.root, User("", name, is_administrator=name == "admin")).user_id
             for name in ("admin", "stranger", *(role.lower() for role in ROLES))
         }
         self.set_roles(PROJECT, {role.lower(): role for role in ROLES})

@@ -455,9 +455,5 @@ def test_looking_is_cheap_where_thousands_wait(flows: Flows) -> None:
     queries = ((workflows._WAITING, (0, 1)), (workflows._DUE, (0, 1)), (workflows._NEXT, (0,)))
     for sql, marks in queries:
         plan = [row["detail"] for row in flows.store.rows(f"EXPLAIN QUERY PLAN {sql}", marks)]
-        assert [
-            each for each in plan if each.startswith("SCAN") and "tasks_that_are_workflows" not in each
-        ] in (
-            [],
-            ["SCAN (subquery-2)"],
-        )
+        scans = [each for each in plan if each.startswith("SCAN") and "subquery" not in each.lower()]
+        assert [each for each in scans if "tasks_that_are_workflows" not in each] == []
