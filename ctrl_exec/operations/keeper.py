@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MISSED_GRACE_S = 10
 NO_RECORD = "the agent has no record of this run"
 _CANCEL_LOOK_S = 0.2
+_MANY_HOSTS = 64
 
 
 class Keeper:
@@ -54,6 +55,8 @@ class Keeper:
                 if chars := journal.received(known.host, stream).chars:
                     self._budget.charge(known.host, stream, chars)
         self._contacts = Contacts(dispatcher)
+        # of many hosts not each one's file is read while they all begin; the next ping puts notes right
+        self._minds_contacts = len(journal.record.hosts) <= _MANY_HOSTS
         self._sent_at: dict[str, float] = {}
         self._missed_since: dict[str, float] = {}
         self._has_storage = True
@@ -87,7 +90,8 @@ class Keeper:
             return
         if known.state == "pending":
             self._note_running(replace(known, state="running"))
-            self._contacts.note_streaming(part.host, can=True)
+            if self._minds_contacts:
+                self._contacts.note_streaming(part.host, can=True)
         if not part.text:
             return
         text, is_whole = self._budget.pass_on(part.host, part.stream, part.text)
