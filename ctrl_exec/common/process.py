@@ -171,7 +171,7 @@ def _execute_held(
             os.dup2(source, target)
         if os.read(held, 1):
             os.execve(argv[0], list(argv), dict(environment))  # noqa: S606 - a list; a shell is asked for by name
-    except (OSError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - a process border: what is not said here would be an exit code
         os.write(failing, (getattr(error, "strerror", None) or str(error)).encode()[:256])
     finally:
         os._exit(127)

@@ -8,6 +8,7 @@ Everything is imported here: where root starts it from a checkout, the user it b
 
 from __future__ import annotations
 
+import fcntl  # noqa: F401 - `process` wants it where a program is started
 import os
 import pwd
 import select

@@ -281,10 +281,18 @@ def test_a_held_program_is_not_executed_where_it_could_not_be_recorded(tmp_path:
 
 
 def test_a_held_program_that_cannot_be_executed_is_an_error() -> None:
-    """With the kernel's reason."""
+    """With the kernel's reason, or Python's: never an exit code."""
     null = os.open(os.devnull, os.O_RDWR)
-    with pytest.raises(ProgramError, match="No such file"):
-        process.spawn_held(
-            ["/no/such/program"], environment={}, streams=(null, null, null), before_exec=lambda _: None
-        )
+    for program, environment, words in (
+        ("/no/such/program", {}, "No such file"),
+        ("/bin/true", {"A": "\0"}, "null byte"),
+        ("/bin/true", {"A": 1}, "int"),
+    ):
+        with pytest.raises(ProgramError, match=words):
+            process.spawn_held(
+                [program],
+                environment=environment,  # type: ignore[arg-type]
+                streams=(null, null, null),
+                before_exec=lambda _: None,
+            )
     os.close(null)
