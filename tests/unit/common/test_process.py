@@ -283,15 +283,15 @@ def test_a_held_program_is_not_executed_where_it_could_not_be_recorded(tmp_path:
 def test_a_held_program_that_cannot_be_executed_is_an_error() -> None:
     """With the kernel's reason, or Python's: never an exit code."""
     null = os.open(os.devnull, os.O_RDWR)
-    for program, environment, words in (
+    for path, variables, words in (
         ("/no/such/program", {}, "No such file"),
         ("/bin/true", {"A": "\0"}, "null byte"),
         ("/bin/true", {"A": 1}, "int"),
     ):
         with pytest.raises(ProgramError, match=words):
             process.spawn_held(
-                [program],
-                environment=environment,  # type: ignore[arg-type]
+                [path],
+                environment=variables,  # type: ignore[arg-type]
                 streams=(null, null, null),
                 before_exec=lambda _: None,
             )
