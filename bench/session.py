@@ -147,7 +147,8 @@ class Session:
     def launcher(self, program: str, *arguments: object) -> list[str]:
         """argv of a program of ours, as its launcher in bin/ starts it."""
         python = self.server_python if program in ("ctrl-exec-api", "ctrl-exec-scheduler") else self.python
-        return [python, "-I", str(ROOT / "bin" / program), *map(str, arguments)]
+        bare = ["-S"] if program == "ctrl-exec-agent" else []  # as the first lines of the launchers say
+        return [python, "-I", *bare, str(ROOT / "bin" / program), *map(str, arguments)]
 
     def module(self, name: str, *arguments: object) -> list[str]:
         """argv of a module of the benches."""

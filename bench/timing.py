@@ -55,7 +55,12 @@ def run_program(
         start = time.perf_counter()
         pid = os.posix_spawnp(argv[0], list(argv), dict(os.environ if env is None else env),
                               file_actions=actions, setsid=True)  # fmt: skip
-        peak = _watch(pid, start + timeout_s, samples_memory)
+        try:
+            peak = _watch(pid, start + timeout_s, samples_memory)
+        except BaseException:  # the bench is ended, or its time is over
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
         _, status, used = os.wait4(pid, 0)
         wall_s = time.perf_counter() - start
         usage = Usage(

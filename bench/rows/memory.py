@@ -13,7 +13,7 @@ from bench.timing import MIB, private_bytes, rss_bytes
 if TYPE_CHECKING:
     from bench.session import Session
 
-_LONGEST_S = 150  # on a slow or busy machine fewer requests have to do; the row says how many
+_LONGEST_S = 100  # on a slow or busy machine fewer requests have to do; the row says how many
 
 
 def measure(session: Session) -> Iterable[Row]:

@@ -81,13 +81,14 @@ def _fresh(
     session.deployment.register_emulated(fleet.agents, fleet.leaves, fleet.ports[script_s])
     run_cli(session, count)  # makes the lock files of these hosts, as the first run ever does
     walls, cpus = [], []
-    for turn in range(session.sizes.rounds):
+    rounds = session.sizes.rounds if wall is not None else min(3, session.sizes.rounds)
+    for turn in range(rounds):
         usage, ok = run_cli(session, count)
         if ok != count:
             raise ProbeError(f"{ok} of {count} hosts succeeded")
         walls.append(usage.wall_s)
         cpus.append(usage.cpu_s)
-        session.say(f"{name}: round {turn + 1} of {session.sizes.rounds}: {usage.wall_s:.2f} s")
+        session.say(f"{name}: round {turn + 1} of {rounds}: {usage.wall_s:.2f} s")
     what = f"{count} agents, {script_s} s script, fresh connections, whole `ctrl-exec run`"
     yield compared(
         f"{name}-fresh", f"{what}, to the script's own time", ("ours s", Series(tuple(walls))),

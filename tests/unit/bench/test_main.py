@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ def ended(session: Session) -> Iterable[Row]:
     raise SystemExit(143)
 
 
+def endless(session: Session) -> Iterable[Row]:
+    yield from one(session)
+    signal.raise_signal(signal.SIGALRM)  # which comes when all of the time is over
+
+
 def options(output: Path) -> argparse.Namespace:
     return argparse.Namespace(quick=True, only=[], merge=False, output=output, keep=False)
 
@@ -70,6 +76,12 @@ def test_what_was_measured_is_written_when_the_run_is_ended_from_outside(tmp_pat
     with pytest.raises(SystemExit):
         run_groups([Group("first", "works", one), Group("second", "is ended", ended)], options(tmp_path), 60)
     assert statuses(tmp_path) == [("first", "shown"), ("second", "shown")]
+
+
+def test_a_group_is_broken_off_when_all_of_the_time_is_over(tmp_path: Path):
+    assert run_groups([Group("long", "never ends", endless)], options(tmp_path), 60) == 1
+    assert statuses(tmp_path) == [("long", "shown"), ("long", FAILED)]
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_groups_that_have_no_time_left_are_named(tmp_path: Path):
