@@ -16,10 +16,12 @@ import re
 
 from ctrl_exec.api.inquiry import query_of
 from ctrl_exec.api.runs import Wait, reqid_of
+from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.errors import BusyError, CtrlExecError, InvalidInputError
 from ctrl_exec.common.routing import Response, json_response
 from ctrl_exec.operations.cancel import cancel
 from ctrl_exec.operations.follow import BEGINNING, follow
+from ctrl_exec.operations.status import visible_head
 from ctrl_exec.services.transport import Interrupt
 
 TYPE_CHECKING = False
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 WATCH_KEYS = ("after",)
 # proxies and browsers take a line that is silent for a minute for a dead one
 _IDLE_S = 15.0
+# whoever may see a run when they begin to may not for ever: a token is revoked, a hook thinks otherwise
+_JUDGE_EVERY_S = 10.0
 _RETRY_MS = 1000
 _PLACE = re.compile(r"[0-9]{1,15}", re.ASCII)
 _STREAM_HEADERS = (("X-Accel-Buffering", "no"),)
@@ -45,7 +49,7 @@ def show_output(inquiry: Inquiry) -> Response:
     after = _place_of(inquiry)
     watched = inquiry.child.watch(inquiry.request.connection)
     interrupt = Interrupt((watched.fileno(),), lambda: bool(watched.poll(0)))
-    events = follow(inquiry.dispatcher, inquiry.caller, reqid, after, interrupt, idle_s=_IDLE_S)
+    events = follow(inquiry.dispatcher, inquiry.caller, reqid, after, interrupt, idle_s=_JUDGE_EVERY_S)
     is_sse = wants_events(inquiry)
     headers = (("Content-Type", _SSE if is_sse else _LINES), *_STREAM_HEADERS)
     if inquiry.request.method == "HEAD":
@@ -53,7 +57,23 @@ def show_output(inquiry: Inquiry) -> Response:
     if not inquiry.child.enter_long():
         raise BusyError("as many requests are long as may be (api_max_long)")
     encode = encode_sse if is_sse else encode_line
-    return Response(200, headers, _pieces(inquiry, events, encode), close=True)
+    return Response(200, headers, _pieces(inquiry, _permitted(inquiry, reqid, events), encode), close=True)
+
+
+def _permitted(inquiry: Inquiry, reqid: str, events: Iterator[RunEvent]) -> Iterator[RunEvent]:
+    """The events for as long as the caller may see them; of silence no more than is shown.
+
+    Raises: UnauthorizedError, DeniedError, UnknownRunError when they may not any more.
+    """
+    judged = shown = monotonic()
+    for event in events:
+        now = monotonic()
+        if event.kind == "idle" or now - judged >= _JUDGE_EVERY_S:
+            visible_head(inquiry.dispatcher, inquiry.caller, reqid, "status")
+            judged = now
+        if event.kind != "idle" or now - shown >= _IDLE_S:
+            shown = now
+            yield event
 
 
 def _place_of(inquiry: Inquiry) -> int:

@@ -10,7 +10,7 @@ from ctrl_exec.common.errors import DeniedError, NotFoundError, UnauthorizedErro
 from ctrl_exec.common.hook import INSUFFICIENT_PRIVILEGE
 from ctrl_exec.common.value import field, value
 from ctrl_exec.tasks.models import ADMINISTRATOR, ROLES, VIEWER
-from ctrl_exec.tasks.tokens import ACCESS, PERSONAL, find_secret, is_alive, note_use
+from ctrl_exec.tasks.tokens import ACCESS, PERSONAL, find_secret, find_token, is_alive, note_use
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,12 +95,29 @@ def identify(store: Store, secret: str, *, source_ip: str = "", via: str = "http
     token = find_secret(store, secret)
     if token is None or token.kind not in (PERSONAL, ACCESS):
         raise UnauthorizedError("the token is not known", challenge=INVALID_TOKEN)
-    if not is_alive(token, store.clock_ns()):
-        word = "was revoked" if token.revoked_ns is not None else "has expired"
-        raise UnauthorizedError(f"the token {word}", challenge=INVALID_TOKEN)
+    _require_alive(store, token)
     identity = identity_of(store, token, source_ip=source_ip, via=via)
     note_use(store, token)
     return identity
+
+
+def _require_alive(store: Store, token: Token) -> None:
+    if not is_alive(token, store.clock_ns()):
+        word = "was revoked" if token.revoked_ns is not None else "has expired"
+        raise UnauthorizedError(f"the token {word}", challenge=INVALID_TOKEN)
+
+
+def renewed(store: Store, identity: Identity) -> Identity:
+    """What somebody whose token is known may by now; for what lasts longer than a request.
+
+    Raises: UnauthorizedError: the token is over, or its user is off.
+    """
+    try:
+        token = find_token(store, identity.token_id)
+    except NotFoundError as error:
+        raise UnauthorizedError("the token is not known", challenge=INVALID_TOKEN) from error
+    _require_alive(store, token)
+    return identity_of(store, token, source_ip=identity.source_ip, via=identity.via)
 
 
 def identity_of(store: Store, token: Token, *, source_ip: str = "", via: str = "http") -> Identity:

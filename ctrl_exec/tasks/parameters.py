@@ -6,6 +6,8 @@ Owns which value is right for which type; nothing is coerced. Knows no task and 
 from __future__ import annotations
 
 import re
+import time
+from contextlib import contextmanager
 
 from ctrl_exec.common.errors import InvalidFieldsError
 from ctrl_exec.tasks.forms import Form, is_storable, is_whole, raise_faults
@@ -25,12 +27,15 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _PATTERN_LIMIT = 500
 _OPTION_LIMIT = 1000
 _MATCH_LIMIT_S = 0.5
+ALL_MATCHES_LIMIT_S = 1.0
+"""Of all patterns that one request has searched; in seconds of the processor."""
 _BOUNDS = {"INTEGER": ("min", "max"), "DATE": ("min", "max"), "TEXT": ("minLength", "maxLength")}
 
 
 def decode_parameters(form: Form) -> tuple[Parameter, ...]:
     """The `parameters` of a task; faults are the form's."""
-    found = tuple(_decode(each) for each in form.items("parameters", (), most=MOST_PARAMETERS))
+    with pattern_time():
+        found = tuple(_decode(each) for each in form.items("parameters", (), most=MOST_PARAMETERS))
     names = [each.name for each in found]
     for place, name in enumerate(names):
         if name in names[:place]:
@@ -194,9 +199,12 @@ def _text_fault(parameter: Parameter, given: Any) -> str:
     least = int(parameter.least or 0)
     if not is_storable(given) or not least <= len(given) <= most:
         return f"expected a string of {least} to {most} characters"
-    if parameter.pattern is not None and not _matches(parameter.pattern, given):
-        return f"expected a match of {parameter.pattern}"
-    return ""
+    if parameter.pattern is None:
+        return ""
+    is_match = _matches(parameter.pattern, given)
+    if is_match is None:
+        return f"expected a match of {parameter.pattern}, which takes too long to say"
+    return "" if is_match else f"expected a match of {parameter.pattern}"
 
 
 _FAULTS = {
@@ -213,8 +221,45 @@ class _TooLongError(Exception):
     """A pattern backtracks without end."""
 
 
-def _matches(pattern: str, text: str) -> bool:
-    """Whether the pattern matches the whole text; False too if that can't be said in half a second.
+class _PatternTime:
+    """What is left for the patterns of a request."""
+
+    left_s: float | None = None
+
+
+_pattern_time = _PatternTime()
+
+
+@contextmanager
+def pattern_time() -> Iterator[None]:
+    """All patterns that are searched within take a second together at most; the outermost one counts."""
+    if _pattern_time.left_s is not None:
+        yield
+        return
+    _pattern_time.left_s = ALL_MATCHES_LIMIT_S
+    try:
+        yield
+    finally:
+        _pattern_time.left_s = None
+
+
+def _matches(pattern: str, text: str) -> bool | None:
+    """Whether the pattern matches the whole text; None if that can't be said in the time there is."""
+    limit_s = _MATCH_LIMIT_S
+    if _pattern_time.left_s is not None:
+        limit_s = min(limit_s, _pattern_time.left_s)
+    if limit_s < 0.001:
+        return None
+    begun = time.process_time()
+    try:
+        return _is_match(pattern, text, limit_s)
+    finally:
+        if _pattern_time.left_s is not None:
+            _pattern_time.left_s = max(0.0, _pattern_time.left_s - (time.process_time() - begun))
+
+
+def _is_match(pattern: str, text: str, limit_s: float) -> bool | None:
+    """As `_matches`, within so many seconds of the processor.
 
     Patterns are written by managers of a project: `(a+)+$` must not keep a process of ours busy for ever.
     The engine of `re` looks for signals while it searches.
@@ -226,10 +271,10 @@ def _matches(pattern: str, text: str) -> bool:
 
     before = signal.signal(signal.SIGVTALRM, give_up)
     try:
-        signal.setitimer(signal.ITIMER_VIRTUAL, _MATCH_LIMIT_S)
+        signal.setitimer(signal.ITIMER_VIRTUAL, limit_s)
         return re.fullmatch(pattern, text) is not None
     except _TooLongError:
-        return False
+        return None
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
@@ -257,7 +302,8 @@ def complete(
     Raises: InvalidFieldsError naming each unknown name, wrong value and missing required one.
     """
     listed = tuple(parameters)
-    faults = dict(override_faults(listed, overrides, path))
+    with pattern_time():
+        faults = dict(override_faults(listed, overrides, path))
     made: dict[str, Any] = {}
     for parameter in listed:
         spare = False if parameter.type == "CHECKBOX" and parameter.default is None else parameter.default
@@ -292,4 +338,6 @@ def check_overrides(parameters: Iterable[Parameter], overrides: Mapping[str, Any
         raise InvalidFieldsError(
             f"{path}.{name}: a SECRET is not kept", {f"{path}.{name}": "a SECRET is not kept"}
         )
-    raise_faults(dict(override_faults(listed, overrides, path)))
+    with pattern_time():
+        faults = dict(override_faults(listed, overrides, path))
+    raise_faults(faults)

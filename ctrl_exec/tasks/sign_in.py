@@ -1,43 +1,85 @@
 """Signing in with a name and a password, at a pace that guessing cannot use.
 
 Owns the count of failures by address and by account in a minute; it lives in the database, so that every
-process and every restart knows it.
+process and every restart knows it. Owns how many passwords are judged at once on this machine, too: each
+takes 64 MiB, and whoever asks needs no credentials.
 """
 
 from __future__ import annotations
 
-from ctrl_exec.common.errors import ThrottledError
+import os
+import time
+from contextlib import contextmanager
+
+from ctrl_exec.common import files
+from ctrl_exec.common.clock import monotonic
+from ctrl_exec.common.errors import BusyError, ThrottledError
 from ctrl_exec.tasks.passwords import is_password
 from ctrl_exec.tasks.users import find_user_by_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ctrl_exec.tasks.models import User
     from ctrl_exec.tasks.store import Store
 
 OF_ADDRESS = 10
 # an account's limit is higher: else anybody could lock anybody out with ten requests a minute
 OF_ACCOUNT = 30
+AT_ONCE = 4
+PATIENCE_S = 30.0
+_LOOK_EVERY_S = 0.02
 _MINUTE_S = 60
 _LONGEST_NAME = 200
 
 
 def sign_in(store: Store, username: str, password: str, source_ip: str) -> User | None:
-    """The user, None if name or password are wrong, or the user is off. Raises: ThrottledError."""
+    """The user, None if name or password are wrong, or the user is off.
+
+    Raises: ThrottledError; BusyError if others are judged for half a minute on end.
+    """
     subjects = {
         f"address {_network_of(source_ip)}": OF_ADDRESS,
         f"account {username.lower()[:_LONGEST_NAME]}": OF_ACCOUNT,
     }
     minute = _count_one(store, subjects)
     user = find_user_by_name(store, username) if len(username) <= _LONGEST_NAME else None
-    is_right = is_password("" if user is None else user.password, password)
+    try:
+        with place(store.path, patience_s=PATIENCE_S):
+            is_right = is_password("" if user is None else user.password, password)
+    except BusyError:
+        _count_off(store, subjects, minute)
+        raise
     if user is None or not is_right or not user.is_enabled:
         return None
+    _count_off(store, subjects, minute)
+    return user
+
+
+@contextmanager
+def place(path: str, *, patience_s: float) -> Iterator[None]:
+    """One of the places of this machine, held by the lock of a file. Raises: BusyError; StorageError."""
+    deadline = monotonic() + patience_s
+    while True:
+        for number in range(AT_ONCE):
+            fd = files.open_lock(f"{path}.sign-in-{number}", 0o600)
+            try:
+                if files.try_lock(fd):
+                    yield
+                    return
+            finally:
+                os.close(fd)
+        if monotonic() >= deadline:
+            raise BusyError("too many sign in at once; ask again")
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _count_off(store: Store, subjects: dict[str, int], minute: int) -> None:
     with store.writing():
         for subject in subjects:
             sql = "UPDATE failures SET count = count - 1 WHERE subject = ? AND minute = ? AND count > 0"
             store.execute(sql, (subject, minute))
-    return user
 
 
 def _count_one(store: Store, subjects: dict[str, int]) -> int:

@@ -7,7 +7,15 @@ import re
 
 from ctrl_exec.api.inquiry import query_of
 from ctrl_exec.api.v1.asking import TaskRoute, list_response, page_of
-from ctrl_exec.common.errors import BusyError, InvalidInputError, RangeError
+from ctrl_exec.common.clock import monotonic
+from ctrl_exec.common.errors import (
+    BusyError,
+    DeniedError,
+    InvalidInputError,
+    NotFoundError,
+    RangeError,
+    UnauthorizedError,
+)
 from ctrl_exec.common.routing import Response, json_response
 
 TYPE_CHECKING = False
@@ -26,6 +34,7 @@ DECISION_KEYS = ("comment", "step")
 _NS = re.compile(r"[0-9]{1,19}", re.ASCII)
 _RANGE = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})", re.ASCII)
 _FOLLOW_EVERY_S = 0.2
+_JUDGE_EVERY_S = 5.0
 _TEXT = "text/plain; charset=utf-8"
 
 
@@ -69,7 +78,9 @@ def index(asking: Asking) -> Response:
     query = query_of(asking.request, LIST_KEYS)
     limit, cursor = page_of(query)
     found = listed(asking.store, asking.identity, _filter(query), limit=limit + 1, before_id=cursor or None)
-    return list_response(found, limit, lambda each: _encoded(asking, each), lambda each: each.execution_id)
+    return list_response(
+        found, limit, lambda each: _encoded(asking, each, has_steps=False), lambda each: each.execution_id
+    )
 
 
 def _filter(query: dict[str, str]) -> Any:
@@ -222,9 +233,10 @@ def _events(asking: Asking, execution_id: str, path: str, after: int) -> Iterato
     from ctrl_exec.tasks.executions import find_execution
 
     pause = Pause(asking.interrupt)
+    judge = _Judge(asking, execution_id)
     decoder = getincrementaldecoder("utf-8")("replace")
     at, silent = after, 0
-    while True:
+    while judge.permits():
         over = is_final(find_execution(asking.store, execution_id))
         before = at
         for end, piece in read_log(path, at):
@@ -233,13 +245,36 @@ def _events(asking: Asking, execution_id: str, path: str, after: int) -> Iterato
             if text:
                 yield _event("log", {"text": text}, at - len(decoder.getstate()[0]))
         if over and at == before:
-            break
+            yield _event("end", _encoded(asking, find_execution(asking.store, execution_id)), at)
+            return
         silent = 0 if at > before else silent + 1
         if silent and silent % 75 == 0:
             yield b": still here\n\n"
         if at == before and pause(_FOLLOW_EVERY_S):
             return
-    yield _event("end", _encoded(asking, find_execution(asking.store, execution_id)), at)
+
+
+class _Judge:
+    """Whether whoever follows a log may still read it, asked now and then: token and role may go."""
+
+    def __init__(self, asking: Asking, execution_id: str) -> None:
+        self._asking = asking
+        self._execution_id = execution_id
+        self._asked_at = monotonic()
+
+    def permits(self) -> bool:
+        from ctrl_exec.tasks.execution_requests import find_for_log
+        from ctrl_exec.tasks.identity import renewed
+
+        if monotonic() - self._asked_at < _JUDGE_EVERY_S:
+            return True
+        self._asked_at = monotonic()
+        store = self._asking.store
+        try:
+            find_for_log(store, renewed(store, self._asking.identity), self._execution_id)
+        except (UnauthorizedError, DeniedError, NotFoundError):
+            return False
+        return True
 
 
 def _event(name: str, document: Any, place: int) -> bytes:
@@ -256,10 +291,11 @@ def _files(asking: Asking) -> Any:
     return ExecutionFiles(asking.dispatcher.config.executions_dir)
 
 
-def _encoded(asking: Asking, execution: Execution) -> dict[str, Any]:
+def _encoded(asking: Asking, execution: Execution, *, has_steps: bool = True) -> dict[str, Any]:
     from ctrl_exec.tasks.execution_requests import encode_execution
 
-    return encode_execution(asking.store, execution, max_running=asking.dispatcher.config.tasks_max_running)
+    most = asking.dispatcher.config.tasks_max_running
+    return encode_execution(asking.store, execution, max_running=most, has_steps=has_steps)
 
 
 def _response(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ctrl_exec.api import access
 from ctrl_exec.api.v1.asking import ADMIN, PUBLIC, Asking, TaskRoute, Visit, bearer_of, body_of, caller_of
+from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.errors import InvalidInputError, UnauthorizedError
 from ctrl_exec.common.value import replace
 from ctrl_exec.tasks.opening import open_store
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ctrl_exec.services.authority import Caller, Submitter
     from ctrl_exec.tasks.identity import Identity
 
+_PROVEN_FOR_S = 1.0
 ACTION = "task"
 """What the auth hook is asked for."""
 
@@ -31,6 +33,7 @@ class Gate:
         self._dispatcher = dispatcher
         self.store = open_store(dispatcher.config)
         self._proven: Identity | None = None
+        self._proven_at = 0.0
 
     def preload(self) -> None:
         """Have what most requests need loaded before the fork, where the task layer is in use at all.
@@ -66,7 +69,7 @@ class Gate:
         identity = identify(self.store, caller.token, source_ip=caller.source_ip)
         if caller.auth == "claimed" and caller.username.lower() != identity.username.lower():
             raise InvalidInputError("username: expected the token's user, or none", field="username")
-        self._proven = identity
+        self._proven, self._proven_at = identity, monotonic()
         return replace(caller, username=identity.username, token="", auth="token", forwarded_token="")
 
     def check_token(self, caller: Caller, action: str, submitter: Submitter | None) -> None:
@@ -76,6 +79,7 @@ class Gate:
 
         Raises: UnauthorizedError without one; DeniedError.
         """
+        self._prove_again()
         if self._dispatcher.authority.has_hook:
             self._check_limits(action)
             return
@@ -86,6 +90,13 @@ class Gate:
 
         check_core(self._proven, action, submitter.username if submitter is not None else None)
 
+    def _prove_again(self) -> None:
+        """Whoever follows a run for long is asked about again: a token may be revoked meanwhile."""
+        if self._proven is not None and monotonic() - self._proven_at > _PROVEN_FOR_S:
+            from ctrl_exec.tasks.identity import renewed
+
+            self._proven, self._proven_at = renewed(self.store, self._proven), monotonic()
+
     def _check_limits(self, action: str) -> None:
         if self._proven is not None:
             from ctrl_exec.tasks.oauth import check_limits
@@ -94,9 +105,15 @@ class Gate:
 
     def answer(self, request: Request, child: Child, match: Match, figures: Figures) -> Response:
         """The answer of a route of the task layer."""
+        from ctrl_exec.tasks.parameters import pattern_time
+
+        self._proven = None  # whoever asked the core before on this connection
+        with pattern_time():
+            return self._answer(request, child, match, figures)
+
+    def _answer(self, request: Request, child: Child, match: Match, figures: Figures) -> Response:
         route = match.route
         assert isinstance(route, TaskRoute)
-        self._proven = None  # whoever asked the core before on this connection
         if route.authorised_by == PUBLIC:
             caller = access.way_in(request)
             visit = Visit(request, child, self._dispatcher, caller, match.parameters, {}, figures, self.store)

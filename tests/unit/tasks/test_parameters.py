@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 from ctrl_exec.common.errors import InvalidFieldsError
 from ctrl_exec.tasks.models import Parameter
-from ctrl_exec.tasks.parameters import as_text, complete, fault_of, secret_names
+from ctrl_exec.tasks.parameters import (
+    ALL_MATCHES_LIMIT_S,
+    as_text,
+    complete,
+    fault_of,
+    pattern_time,
+    secret_names,
+)
 
 SEED = (
     Parameter("COUNTRY_CODE", "SELECTOR", default="FR", options=(("US", "US"), ("FR", "France"))),
@@ -63,6 +71,24 @@ def test_a_pattern_that_never_ends_is_no_match() -> None:
     greedy = Parameter("NOTE", "TEXT", pattern="(a+)+$")
     assert fault_of(greedy, "aaaa") == ""
     assert fault_of(greedy, "a" * 60 + "!") != ""
+
+
+EVIL = tuple(Parameter(f"P{n}", "TEXT", pattern="(a+)+$") for n in range(20))
+
+
+def test_all_patterns_of_a_request_have_one_time_together() -> None:
+    """Twenty that never end cost what one second is, not ten; and so do several tasks of one document."""
+    begun = time.process_time()
+    with pattern_time():
+        for _ in range(3):
+            with pytest.raises(InvalidFieldsError) as caught:
+                complete(EVIL, {each.name: "a" * 60 + "!" for each in EVIL})
+            assert len(caught.value.fields) == len(EVIL)
+            assert "takes too long" in caught.value.fields["parameterMap.P19"]
+    assert time.process_time() - begun < 3 * ALL_MATCHES_LIMIT_S
+    # the next request has its own; what matches soon is not kept from it
+    plain = Parameter("P", "TEXT", pattern="a+")
+    assert complete((plain,), {"P": "aaa"}) == {"P": "aaa"}
 
 
 def test_values_as_commands_get_them() -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from ctrl_exec.common.errors import ThrottledError
+from ctrl_exec.common.errors import BusyError, ThrottledError
+from ctrl_exec.common.process import fork_child, wait_status
+from ctrl_exec.tasks import sign_in as sign_in_module
 from ctrl_exec.tasks.identity import local_identity
 from ctrl_exec.tasks.models import User
 from ctrl_exec.tasks.passwords import hash_password
-from ctrl_exec.tasks.sign_in import OF_ADDRESS, sign_in
+from ctrl_exec.tasks.sign_in import AT_ONCE, OF_ADDRESS, place, sign_in
 from ctrl_exec.tasks.store import Store
 from ctrl_exec.tasks.users import add_user
 from tests.unit.tasks.conftest import NOW_NS
@@ -22,10 +27,13 @@ MORE = 4
 def guess(path: str, number: int) -> str:
     """What becomes of one more wrong password, each from another address of one network."""
     with Store(path, clock_ns=lambda: NOW_NS) as store:
-        try:
-            return str(sign_in(store, "nobody", "wrong password", f"2001:db8::{number:x}"))
-        except ThrottledError:
-            return "throttled"
+        while True:
+            try:
+                return str(sign_in(store, "nobody", "wrong password", f"2001:db8::{number:x}"))
+            except ThrottledError:
+                return "throttled"
+            except BusyError:  # a slow machine: it did not count
+                continue
 
 
 def test_many_guesses_at_once_are_as_few_as_one_by_one(tmp_path: Path) -> None:
@@ -55,3 +63,37 @@ def test_who_signs_in_is_not_counted(store: Store) -> None:
     with pytest.raises(ThrottledError):
         sign_in(store, "alice", "correct horse", "2001:db8::7")
     assert sign_in(store, "alice", "correct horse", "2001:db8:0:1::7") is not None
+
+
+def test_as_many_passwords_are_judged_at_once_as_there_is_memory_for(tmp_path: Path) -> None:
+    """Each takes 64 MiB: the others wait for a place, and one that was left by a process that died is free."""
+    path = str(tmp_path / "tasks.db")
+    with contextlib.ExitStack() as held:
+        for _ in range(AT_ONCE):
+            held.enter_context(place(path, patience_s=0))
+        with pytest.raises(BusyError), place(path, patience_s=0.1):
+            pass
+    with place(path, patience_s=0):
+        pass
+    pid = fork_child(lambda: _die_in_a_place(path))
+    assert wait_status(pid) == (-1, signal.SIGKILL)
+    with contextlib.ExitStack() as held:
+        for _ in range(AT_ONCE):
+            held.enter_context(place(path, patience_s=0))
+
+
+def _die_in_a_place(path: str) -> None:
+    with place(path, patience_s=0):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_who_found_no_place_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attempt does not count: neither the address nor the account did anything wrong."""
+    path = str(tmp_path / "tasks.db")
+    monkeypatch.setattr(sign_in_module, "PATIENCE_S", 0.05)
+    with contextlib.ExitStack() as held, Store(path) as store:
+        for _ in range(AT_ONCE):
+            held.enter_context(place(path, patience_s=0))
+        with pytest.raises(BusyError):
+            sign_in(store, "nobody", "wrong password", "198.51.100.1")
+        assert {row["count"] for row in store.rows("SELECT count FROM failures")} == {0}
