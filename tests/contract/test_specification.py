@@ -140,6 +140,8 @@ def all_errors() -> Iterator[errors.CtrlExecError]:
         waiting += [each for each in cls.__subclasses__() if each.__module__.startswith("ctrl_exec")]
         if cls is errors.ThrottledError:
             yield errors.ThrottledError("wait", retry_after_s=7)
+        elif cls is errors.LostCommandError:
+            yield errors.LostCommandError("its watcher died", pid=4711, started=1)
         else:
             yield cls(*made.get(cls, ("the detail",)))
 
