@@ -61,6 +61,7 @@ TABLE: dict[type[errors.CtrlExecError], tuple[int, str, str]] = {
     errors.StorageError: (FAILED, "storage", "`ctrl-exec doctor` checks directories and permissions"),
     errors.ProgramError: (FAILED, "program", ""),
     errors.ServiceError: (FAILED, "service", ""),
+    errors.LostCommandError: (FAILED, "service", ""),
 }
 
 

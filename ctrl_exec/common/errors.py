@@ -244,7 +244,7 @@ class ServiceError(CtrlExecError):
 class LostCommandError(ServiceError):
     """What watched a command died: until its group is known to be gone, it may still run."""
 
-    def __init__(self, detail: str, *, pid: int, started: int) -> None:
+    def __init__(self, detail: str, *, pid: int = 0, started: int = 0) -> None:
         self.pid = pid
         self.started = started
         super().__init__(detail)
