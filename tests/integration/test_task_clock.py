@@ -6,15 +6,18 @@ import random
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from ctrl_exec.tasks import carriage
+from ctrl_exec.tasks.executions import find_execution
 from ctrl_exec.tasks.models import Task
 from ctrl_exec.tasks.wake import wake_schedulers
 from tests.support.polling import eventually
 from tests.support.processes import Running
+from tests.support.stepped_clock import SteppedClock
 from tests.support.timetable import NS, TimetableOf, open_timetable
 
 
@@ -30,10 +33,10 @@ class Clockhouse:
         self.conf.write_text(f"etc_dir = {home / 'etc'}\nstate_dir = {self.state}\nlog_target = stderr\n")
         self.running: list[Running] = []
 
-    def start(self) -> Running:
+    def start(self, env: Mapping[str, str] | None = None) -> Running:
         """Another scheduler."""
         log = self.home / f"scheduler-{len(self.running)}.log"
-        scheduler = Running("ctrl-exec-scheduler", "--config", self.conf, log_path=log)
+        scheduler = Running("ctrl-exec-scheduler", "--config", self.conf, log_path=log, env=env)
         self.running.append(scheduler)
         scheduler.wait_for("ACTION=scheduler-start")
         return scheduler
@@ -175,3 +178,59 @@ def test_a_database_that_is_damaged(house: Clockhouse) -> None:
         task = tasks.add("each second", "* * * * * *")
         eventually(lambda: starts(tasks, task) >= 1)
     assert scheduler.log().count("ACTION=task-clock") == 1
+
+
+HOUR_S = 3600
+
+
+@pytest.mark.long
+def test_a_clock_that_is_set_while_it_runs(house: Clockhouse, tmp_path: Path) -> None:
+    """An hour forward and back: nothing twice, each miss on record, what runs is not timed out by it."""
+    clock = SteppedClock(tmp_path / "clock")
+    tasks = house.tasks()
+    with tasks.store:
+        made = [
+            tasks.add(policy, "*/10 * * * * *", missedRunPolicy=policy) for policy in ("SKIP", "RUN_ONCE")
+        ]
+        line = {"useShellFg": True, "commandLine": "sleep 600", "logOutput": "NEVER"}
+        limit = {"timeout": 30, "timeoutDurationUnit": "MINUTE", "startDeadline": HOUR_S}
+        runs = tasks.add(
+            "long", "* * * * * *", localCommandTask=line, multipleExecutionPolicy="REJECT", **limit
+        )
+        scheduler = house.start(clock.environment)
+
+        def running() -> list[str]:
+            return [each.execution_id for each in tasks.executions(runs) if each.status == "RUNNING"]
+
+        (under_way,) = eventually(running, timeout_s=60)
+        tasks.change(runs, scheduledFg=False)
+        eventually(lambda: all(starts(tasks, task) >= 1 for task in made), timeout_s=60)
+        before_s = int(time.time())
+        clock.set(HOUR_S)
+        house.wake()
+        eventually(
+            lambda: all(tasks.judged(task)[-1][0] >= before_s + HOUR_S - 10 for task in made), timeout_s=60
+        )
+        clock.set(0)
+
+        def goes_on(name: str) -> None:
+            """By the time that it is now."""
+            fresh = tasks.add(name, "* * * * * *")
+            house.wake()
+            eventually(lambda: starts(tasks, fresh) >= 3, timeout_s=60)
+
+        goes_on("at once")
+        known = [tasks.judged(task) for task in made]
+        for task, judged in zip(made, known, strict=True):
+            check_records(tasks, [task], 10)
+            assert len([due for due, reason in judged if reason == "MISSED"]) >= HOUR_S // 10 - 3
+            assert judged[-1][1] == "START"
+        scheduler.kill()
+        house.start(clock.environment)
+        goes_on("after a kill")
+        assert [tasks.judged(task) for task in made] == known
+        assert running() == [under_way]
+        assert carriage.abort(tasks.store, under_way) == "ABORTING"
+        eventually(
+            lambda: not running() and find_execution(tasks.store, under_way).status == "ABORTED", timeout_s=60
+        )
