@@ -5,7 +5,7 @@ Owns these checks and how their faults are named. A task passes here at every sa
 
 from __future__ import annotations
 
-from ctrl_exec.common.errors import InvalidInputError
+from ctrl_exec.common.errors import DeniedError, InvalidInputError
 from ctrl_exec.tasks.forms import raise_faults
 from ctrl_exec.tasks.models import AgentScript, HttpRequest, LocalCommand, Task, Workflow
 from ctrl_exec.tasks.nesting import nesting_faults
@@ -141,7 +141,11 @@ def _step_faults(
         if step.role:
             continue
         path = f"workflowTask.steps[{place}]"
-        found = find_task(step.task_id)
+        try:
+            found = find_task(step.task_id)
+        except DeniedError as error:
+            yield f"{path}.taskId", str(error)
+            continue
         if found is None:
             yield f"{path}.taskId", f"no task {step.task_id}"
         else:

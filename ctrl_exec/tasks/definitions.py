@@ -13,7 +13,7 @@ from ctrl_exec.common.value import replace
 from ctrl_exec.tasks import audit
 from ctrl_exec.tasks.checks import check_task
 from ctrl_exec.tasks.codec import decode_task, encode_definition, encode_task
-from ctrl_exec.tasks.models import LOCAL_COMMAND, OPEN_STATUSES, VIEWER, Task
+from ctrl_exec.tasks.models import EXECUTOR, LOCAL_COMMAND, OPEN_STATUSES, VIEWER, Task
 from ctrl_exec.tasks.projects import narrowed, visible_condition
 from ctrl_exec.tasks.store import packed
 from ctrl_exec.tasks.timers import set_timers
@@ -68,7 +68,7 @@ def insert_task(store: Store, identity: Identity, task: Task) -> None:
 
 
 def finder_of(store: Store, identity: Identity) -> Callable[[str], Task | None]:
-    """What gives the tasks that somebody may use as steps."""
+    """What gives the tasks that somebody may use as steps. Raises: DeniedError for one they may only see."""
     return _finder(store, identity)
 
 
@@ -186,7 +186,8 @@ def load_task(store: Store, task_id: str) -> Task | None:
 def _finder(store: Store, identity: Identity) -> Callable[[str], Task | None]:
     def find(task_id: str) -> Task | None:
         try:
-            return find_task(store, identity, task_id)
+            # a workflow may be executed with more rights than its author's: it holds what they may run
+            return find_task(store, identity, task_id, EXECUTOR)
         except NotFoundError:
             return None
 

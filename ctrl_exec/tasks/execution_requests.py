@@ -177,8 +177,13 @@ def remove(store: Store, identity: Identity, execution_id: str, files: Execution
     remove_log(files.log_path(execution_id))
 
 
-def encode_execution(store: Store, execution: Execution, *, max_running: int) -> dict[str, Any]:
-    """Its form on the wire; `scheduledTs`, `reason`, `waitsFor` and the ids of others where it has them."""
+def encode_execution(
+    store: Store, execution: Execution, *, max_running: int, has_steps: bool = True
+) -> dict[str, Any]:
+    """Its form on the wire; `scheduledTs`, `reason`, `waitsFor` and the ids of others where it has them.
+
+    `has_steps`: with the steps of a workflow, which may be many.
+    """
     document: dict[str, Any] = {
         "executionId": execution.execution_id,
         "creationTs": execution.created_ns,
@@ -201,7 +206,7 @@ def encode_execution(store: Store, execution: Execution, *, max_running: int) ->
         ("retryOf", execution.retry_of),
         ("parentExecutionId", execution.parent_id),
         ("waitsFor", waits_for(store, execution, max_running=max_running)),
-        ("steps", encode_steps(store, execution)),
+        ("steps", encode_steps(store, execution) if has_steps else None),
     ):
         if content is not None:
             document[key] = content

@@ -42,7 +42,7 @@ from ctrl_exec.tasks.models import (
 )
 from ctrl_exec.tasks.parameters import complete, secret_names
 from ctrl_exec.tasks.rights import starter_of
-from ctrl_exec.tasks.workflow_steps import StepState, save_step, title_of
+from ctrl_exec.tasks.workflow_steps import StepState, after, save_step, title_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Moves:
             sql = "SELECT execution_id FROM executions WHERE retry_of = ? AND attempt = ?"
             again = self._store.row(sql, (child_id, child.attempt + 1))
             if again is None:
-                self._end_step(place, child.status, _why(child))
+                self._end_step(place, child.status, _why(child, self._execution.project_id))
                 return
             self._change(place, child_id=again["execution_id"])
             said = f"{child.status}, is tried again as execution {again['execution_id']}"
@@ -170,9 +170,7 @@ class Moves:
     def _ask(self, place: int, step: Step) -> None:
         until_ns, within = None, ""
         if step.timeout is not None:
-            until_ns = (
-                self._now_ns + step.timeout * UNIT_SECONDS[step.timeout_unit or "SECOND"] * lifecycle.NS
-            )
+            until_ns = after(self._now_ns, step.timeout * UNIT_SECONDS[step.timeout_unit or "SECOND"])
             within = f", within {step.timeout} {step.timeout_unit}"
         self._change(place, status=RUNNING, until_ns=until_ns)
         self._say(f"{self._title(place)}: waits for {step.role}{within}")
@@ -268,11 +266,14 @@ class Moves:
             return f"[{len(self._lines)} lines left out: {error}]\n"
 
 
-def _why(child: Execution) -> str | None:
+def _why(child: Execution, project_id: str) -> str | None:
+    """Why an execution did not succeed; of another project's no more than its exit code."""
     if child.status == SUCCESS:
         return None
     parts = [] if child.exit_code is None else [f"exit {child.exit_code}"]
-    return ", ".join([*parts, *([child.reason] if child.reason else [])]) or None
+    if child.reason and child.project_id == project_id:
+        parts.append(child.reason)
+    return ", ".join(parts) or None
 
 
 def write_log(store: Store, files: ExecutionFiles, execution_id: str, log: Log) -> None:

@@ -12,8 +12,9 @@ from ctrl_exec.common.errors import NotFoundError
 from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import fields, value
 from ctrl_exec.tasks.executions import WORKFLOW_CLAIMER, find_execution
-from ctrl_exec.tasks.forms import Form
+from ctrl_exec.tasks.forms import MOST_WHOLE, Form
 from ctrl_exec.tasks.kinds_codec import decode_workflow, encode_kind
+from ctrl_exec.tasks.lifecycle import NS
 from ctrl_exec.tasks.models import PENDING, RUNNING
 from ctrl_exec.tasks.store import packed
 
@@ -58,6 +59,11 @@ class Begun:
     steps: tuple[StepState, ...]
     until_ns: int | None = None
     ending: str | None = None
+
+
+def after(now_ns: int, wait_s: int) -> int:
+    """The moment so long after now, or the last one that the database knows."""
+    return min(MOST_WHOLE, now_ns + wait_s * NS)
 
 
 def add_begun(store: Store, execution_id: str, workflow: Workflow, until_ns: int | None) -> None:

@@ -26,7 +26,7 @@ from ctrl_exec.tasks.models import (
 from ctrl_exec.tasks.nesting import ITSELF, MOST_DEPTH, TOO_DEEP, nesting_faults
 from ctrl_exec.tasks.projects import load_project
 from ctrl_exec.tasks.workflow_moves import Moves
-from ctrl_exec.tasks.workflow_steps import add_begun, load_begun
+from ctrl_exec.tasks.workflow_steps import add_begun, after, load_begun
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _begin(parts: WorkflowParts, execution_id: str) -> bool:
     facts = {"execution": execution_id, "task": task.task_id, "trigger": execution.trigger}
     parts.log.info("task-start", attempt=execution.attempt, user=execution.user_id, **facts)
     timeout_s = lifecycle.timeout_s(task, load_project(store, task.project_id), parts.default_timeout_s)
-    until_ns = None if timeout_s is None else store.clock_ns() + int(timeout_s * lifecycle.NS)
+    until_ns = None if timeout_s is None else after(store.clock_ns(), int(timeout_s))
     add_begun(store, execution_id, task.kind, until_ns)
     fault = _nesting_fault(store, execution, task)
     if fault:

@@ -149,6 +149,32 @@ def test_a_step_in_a_project_of_which_the_starter_knows_nothing(flows: Flows) ->
     assert flows.now(late).reason == reason
 
 
+def test_a_workflow_holds_what_its_author_may_run(flows: Flows) -> None:
+    """To see a task of another project is not enough: the owner's rights may be more than theirs."""
+    far = flows.task("Hidden", projectId=OTHER)
+    roles: tuple[tuple[dict[str, str], str], ...] = (
+        ({}, f"no task {far}"),
+        ({"manager": "VIEWER"}, "the role EXECUTOR in elsewhere is needed"),
+    )
+    for each, expected in roles:
+        flows.set_roles(OTHER, each)
+        with pytest.raises(InvalidFieldsError) as caught:
+            flows.workflow(far, by="manager")
+        assert caught.value.fields == {"workflowTask.steps[0].taskId": expected}
+    flows.set_roles(OTHER, {"manager": "EXECUTOR"})
+    flow = flows.start(flows.workflow(far, by="manager"), by="manager")
+    flows.end_step(flow, 1, "FAILED")
+    assert flows.now(flow).reason == f"step 1: task {far}: FAILED, exit 3"
+
+
+def test_the_longest_time_limits_are_no_fault(flows: Flows) -> None:
+    """They end with the calendar that the database has."""
+    longest = {"timeout": 10**6, "timeoutDurationUnit": "DAY"}
+    flow = flows.start(flows.workflow({"stepType": "APPROVAL", "role": "MANAGER", **longest}, **longest))
+    assert flows.steps(flow) == ["RUNNING"]
+    assert flows.shown(flow)["steps"][0]["untilTs"] == 2**63 - 1
+
+
 def test_a_token_for_one_project_starts_nothing_in_another(flows: Flows) -> None:
     """Not through a workflow either, nor in what is nested; the prompt may everything, as ever."""
     far = flows.task("Hidden", projectId=OTHER)
