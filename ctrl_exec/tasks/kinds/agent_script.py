@@ -7,7 +7,7 @@ so that it is whole also where this process dies, and can be asked for afterward
 from __future__ import annotations
 
 from ctrl_exec.common.clock import monotonic
-from ctrl_exec.common.errors import CtrlExecError
+from ctrl_exec.common.errors import CtrlExecError, StorageError
 from ctrl_exec.common.names import new_reqid
 from ctrl_exec.operations.follow import BEGINNING, watch
 from ctrl_exec.operations.rollout import Batch
@@ -129,19 +129,27 @@ def outcome_of_run(dispatcher: Dispatcher, reqid: str) -> Outcome | None:
 
 
 def outcome_of_runs(dispatcher: Dispatcher, execution: Execution) -> Outcome | None:
-    """What the runs of an execution came to whose carrier died; None while one goes on.
+    """What the runs of an execution came to whose carrier died; None while one goes on, or can't be read now.
 
-    What was aborted is cancelled here, for its carrier did not live to do it.
+    What was aborted is cancelled here, for its carrier did not live to do it. A run without a record was
+    noted and never begun, for the record comes before anything is dispatched, and only the carrier makes
+    it; or it is over for longer than records are kept, and what it came to is known to nobody.
     """
-    for reqid in execution.runs:
-        head = dispatcher.results.head(reqid)
-        if head is None:  # noted, and never begun
-            return lifecycle.Outcome(LOST, None, lifecycle.CUT_OFF)
-        if not head.complete:
-            if execution.status == ABORTING:
-                dispatcher.results.ask_to_cancel(reqid)
-            return None
-    return outcome_of_run(dispatcher, execution.runs[-1])
+    try:
+        heads = [dispatcher.results.head(reqid) for reqid in execution.runs]
+        for head in heads:
+            if head is not None and not head.complete:
+                if execution.status == ABORTING:
+                    dispatcher.results.ask_to_cancel(head.reqid)
+                return None
+    except StorageError as error:  # of one record: it is asked for again, and the others meanwhile
+        dispatcher.log.error("task-recovery", execution=execution.execution_id, error=str(error))
+        return None
+    if heads[-1] is not None:
+        return _outcome_of(heads[-1])
+    if execution.status == ABORTING:
+        return lifecycle.Outcome(ABORTED, None, "aborted")
+    return lifecycle.Outcome(LOST, None, lifecycle.CUT_OFF)
 
 
 def _outcome_of(head: RunHead) -> Outcome:
