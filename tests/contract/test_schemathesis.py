@@ -38,7 +38,7 @@ def test_nothing_is_found(fleet: Fleet, tmp_path: Path, document: str) -> None:
         [
             sys.executable, "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{fleet.api_port}/{document}",
             "--max-examples", "15", "--no-color", "--seed", "1",
-            # without a token they all answer 401, at length; tests/integration/tasks has their own
+            # without a token they all answer 401, at length; test_schemathesis_tasks.py has one
             "--exclude-path-regex", "^/(api/v1|oauth|hooks)/",
         ],
         capture_output=True, text=True, timeout=380, check=False, cwd=tmp_path, env=environment(),

@@ -146,6 +146,15 @@ def moments_of(query: dict[str, str]) -> tuple[int | None, int | None]:
     return first, end
 
 
+def check_ids(query: dict[str, str], *keys: str) -> None:
+    """Raises: InvalidInputError for a filter that is no id of an object."""
+    from ctrl_exec.tasks.ulid import ULID
+
+    for key in keys:
+        if key in query and not ULID.fullmatch(query[key]):
+            raise InvalidInputError(f"{key}: expected an id of 26 characters", field=key)
+
+
 def list_response(
     found: Sequence[T], limit: int, encode: Callable[[T], dict[str, Any]], key: Callable[[T], str]
 ) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ctrl_exec.api.inquiry import query_of
-from ctrl_exec.api.v1.asking import list_response, moments_of, page_of
+from ctrl_exec.api.v1.asking import check_ids, list_response, moments_of, page_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def index(asking: Asking) -> Response:
 
     query = query_of(asking.request, LIST_KEYS)
     limit, cursor = page_of(query)
+    check_ids(query, "userId")
     if "projectId" in query:
         asking.identity.require_role(query["projectId"], "MANAGER")
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ctrl_exec.api.inquiry import query_of
-from ctrl_exec.api.v1.asking import list_response, page_of
+from ctrl_exec.api.v1.asking import check_ids, list_response, page_of
 from ctrl_exec.common.routing import Response, json_response
 
 TYPE_CHECKING = False
@@ -101,6 +101,7 @@ def index_tokens(asking: Asking) -> Response:
 
     query = query_of(asking.request, TOKEN_LIST_KEYS)
     limit, cursor = page_of(query)
+    check_ids(query, "userId")
     user_id = query.get("userId", asking.identity.user_id)
     if user_id != asking.identity.user_id or asking.identity.project_ids is not None:
         asking.identity.require_administrator()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ctrl_exec.api import access
 from ctrl_exec.api.inquiry import query_of
-from ctrl_exec.api.v1.asking import list_response, page_of
-from ctrl_exec.common.errors import InvalidInputError
+from ctrl_exec.api.v1.asking import check_ids, list_response, page_of
 from ctrl_exec.common.routing import Response, json_response
 from ctrl_exec.services.authority import Caller
 
@@ -29,13 +28,11 @@ def create(asking: Asking) -> Response:
 
 def index(asking: Asking) -> Response:
     """`GET /api/v1/webhooks`."""
-    from ctrl_exec.tasks.ulid import ULID
     from ctrl_exec.tasks.webhooks import encode_webhook, list_webhooks
 
     query = query_of(asking.request, LIST_KEYS)
     limit, cursor = page_of(query)
-    if "taskId" in query and not ULID.fullmatch(query["taskId"]):
-        raise InvalidInputError("taskId: expected a task's id", field="taskId")
+    check_ids(query, "taskId")
     names = {"projectId": "project_id", "taskId": "task_id", "q": "having"}
     wanted = {inner: query[name] for name, inner in names.items() if name in query}
     found = list_webhooks(asking.store, asking.identity, wanted, limit=limit + 1, after_id=cursor)

@@ -72,6 +72,49 @@ def test_a_standard_client_signs_in_and_refreshes(
     assert kept[0]["scope"] == ["read", "execute", "write", "run"]
 
 
+def test_a_standard_client_refreshes_by_itself_and_signs_out(
+    office: Office, carol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scopes, the end of a token, a spent refresh token and revocation, in the library's own words."""
+    from oauthlib.oauth2 import InvalidGrantError, InvalidScopeError, LegacyApplicationClient
+    from requests_oauthlib import OAuth2Session
+
+    monkeypatch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")
+    base = f"http://127.0.0.1:{office.api_port}"
+    url, profile = f"{base}/oauth/token", f"{base}/api/v1/profile"
+    given: list[dict[str, Any]] = []
+    client = LegacyApplicationClient(client_id="", scope=["read", "execute"])
+    with OAuth2Session(client=client, auto_refresh_url=url, token_updater=given.append) as session:
+        credentials = {"username": carol, "password": PASSWORD, "include_client_id": False}
+        first = session.fetch_token(url, **credentials)
+        assert session.get(profile).json()["scopes"] == ["read", "execute"]
+        assert session.post(f"{base}/api/v1/personal-access-tokens", json={"name": "x"}).status_code == 403
+        # its hour is over, here and there: the library asks for another before it asks for anything else
+        with office.store() as store:
+            store.execute("UPDATE tokens SET expires_ns = 1 WHERE kind = 'access'")
+        assert status(office, first["access_token"]) == 401
+        session.token = first | {"expires_at": 1, "expires_in": -1}
+        assert session.get(profile).json()["scopes"] == ["read", "execute"]
+        (second,) = given
+        assert second["refresh_token"] != first["refresh_token"]
+        session.scope = ["read", "write"]
+        with pytest.raises(InvalidScopeError):
+            session.refresh_token(url, refresh_token=second["refresh_token"])
+        session.scope = ["read", "execute"]
+        where, headers, body = client.prepare_token_revocation_request(
+            f"{base}/oauth/revoke", second["refresh_token"], token_type_hint="refresh_token"
+        )
+        assert (
+            session.request("POST", where, data=body, headers=headers, withhold_token=True).status_code == 200
+        )
+        assert status(office, second["access_token"]) == 401
+        third = session.fetch_token(url, **credentials)
+        session.refresh_token(url, refresh_token=third["refresh_token"])
+        with pytest.raises(InvalidGrantError):
+            session.refresh_token(url, refresh_token=third["refresh_token"])
+        assert status(office, third["access_token"]) == 401
+
+
 def test_a_client_with_credentials_of_its_own(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     from oauthlib.oauth2 import BackendApplicationClient
     from requests_oauthlib import OAuth2Session
