@@ -129,7 +129,9 @@ class Ordeal:
     def _ask(self, method: str, path: str, body: object = None) -> Any:
         """One request; what an API that is killed meanwhile does not answer is not asked again."""
         with suppress(http.client.HTTPException, OSError):
-            return self.site.ask(method, path, body)
+            answer = self.site.ask(method, path, body)
+            assert answer.status != 500, answer.body
+            return answer
         return None
 
     def disturb(self) -> None:
@@ -142,7 +144,8 @@ class Ordeal:
             self._ask("PATCH", f"/api/v1/tasks/{task_id}", {"description": str(self._random.random())})
         else:
             answer = self._ask("GET", f"/api/v1/executions?taskId={task_id}&limit=5")
-            for each in (answer.json["items"] if answer is not None else [])[:1]:
+            is_answered = answer is not None and answer.status == 200  # it may be busy
+            for each in answer.json["items"][:1] if is_answered else ():
                 if act == "abort":  # also where no answer comes: it may have been heard
                     self.aborted.add(each["executionId"])
                 self._ask("POST", f"/api/v1/executions/{each['executionId']}/{act}")
