@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ctrl_exec.tasks.models import Token
     from ctrl_exec.tasks.store import Store
 
+OF_A_TASK = "task"
+"""Where the run of a task comes from, in its record: who may see that is the execution's to say."""
 INVALID_TOKEN = "invalid_token"  # noqa: S105 - a word of RFC 6750 §3.1
 
 

@@ -211,7 +211,7 @@ def check_core(identity: Identity, action: str, submitter: str | None) -> None:
     """Whether a token permits an action of the core where no auth hook decides (`api_auth_default = token`).
 
     What one may by a role that edits tasks, one may directly too: managers run scripts and see what
-    they themselves have run. All else is the administrators'.
+    they themselves have run, by no task (`submitter`). All else is the administrators'.
 
     Raises: DeniedError.
     """

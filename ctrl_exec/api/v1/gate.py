@@ -86,9 +86,12 @@ class Gate:
         if caller.auth != "token" or self._proven is None:
             challenge = "invalid_token" if caller.token else ""
             raise UnauthorizedError("a token is needed: Authorization: Bearer ctpat_…", challenge=challenge)
+        from ctrl_exec.tasks.identity import OF_A_TASK
         from ctrl_exec.tasks.oauth import check_core
 
-        check_core(self._proven, action, submitter.username if submitter is not None else None)
+        # what a task's script prints is in its log too, for those who may read it and without secrets
+        is_direct = submitter is not None and submitter.source_ip != OF_A_TASK
+        check_core(self._proven, action, submitter.username if submitter and is_direct else None)
 
     def _prove_again(self) -> None:
         """Whoever follows a run for long is asked about again: a token may be revoked meanwhile."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.errors import CtrlExecError, StorageError
 from ctrl_exec.common.names import new_reqid
+from ctrl_exec.common.value import replace
 from ctrl_exec.operations.follow import BEGINNING, watch
 from ctrl_exec.operations.rollout import Batch
 from ctrl_exec.operations.run import RunRequest, run
 from ctrl_exec.services.transport import Interrupt
 from ctrl_exec.tasks import carriage, lifecycle
+from ctrl_exec.tasks.identity import OF_A_TASK
 from ctrl_exec.tasks.masking import Masker
 from ctrl_exec.tasks.models import ABORTED, ABORTING, FAILED, LOST, SUCCESS, TIMED_OUT, AgentScript
 
@@ -36,7 +38,7 @@ def carry(attempt: Attempt) -> Outcome:
     # noted first: where this process dies between the two, recovery asks for a run that never was
     carriage.note_run(attempt.store, attempt.execution.execution_id, reqid)
     try:
-        run(attempt.dispatcher, attempt.caller, request_of(attempt, reqid))
+        run(attempt.dispatcher, replace(attempt.caller, source_ip=OF_A_TASK), request_of(attempt, reqid))
     except CtrlExecError as error:
         attempt.say(2, f"{error}\n".encode())
         return lifecycle.Outcome(FAILED, None, str(error))

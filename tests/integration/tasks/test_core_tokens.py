@@ -12,6 +12,7 @@ from ctrl_exec.api.routes import PUBLIC, ROUTES, ApiRoute
 from ctrl_exec.common.clock import epoch_now
 from ctrl_exec.services.records import new_record
 from ctrl_exec.services.results import ResultStore
+from ctrl_exec.tasks.identity import OF_A_TASK
 from tests.support.office import PROJECT, Office
 
 KNOWN = {"hosts": ["nobody"], "script": "hello", "code": "123456"}
@@ -102,6 +103,18 @@ def test_a_manager_sees_runs_of_their_own_and_no_others(guarded: Office) -> None
     limited = guarded.token_for("manager", project_ids=(PROJECT,))
     assert guarded.ask("GET", path, by=limited).status == 404
     assert guarded.ask("POST", "/runs/a1b2c3d4e5f60719/cancel", by=limited).status == 404
+
+
+def test_the_run_of_a_task_is_an_administrators_to_see(guarded: Office) -> None:
+    """Whoever starts a task may be one who may not read its log, and its script may print a secret."""
+    record = new_record(
+        "a1b2c3d4e5f60729", "hello", (), created=epoch_now(), submitter="manager", submitter_ip=OF_A_TASK
+    )
+    ResultStore(str(guarded.state / "runs")).begin(record).finish("completed")
+    for what in ("/status/a1b2c3d4e5f60729", "/runs/a1b2c3d4e5f60729/output"):
+        assert guarded.ask("GET", what, by="admin").status == 200
+        assert guarded.ask("GET", what, by="manager").status == 404
+    assert guarded.ask("POST", "/runs/a1b2c3d4e5f60729/cancel", by="manager").status == 404
 
 
 def test_a_hook_does_not_lift_a_tokens_limits(tmp_path: Path) -> None:

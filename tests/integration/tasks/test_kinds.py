@@ -84,6 +84,8 @@ def test_a_script_runs_on_its_hosts_and_is_logged_by_host(site: Site) -> None:
     (reqid,) = execution["runs"]
     run = site.cli_json("status", reqid)
     assert run["state"] == "completed"
+    record = json.loads((site.state / "runs" / f"{reqid}.json").read_text())
+    assert record["submitter"] == {"username": "admin", "source_ip": "task"}
 
 
 def test_a_host_that_fails_fails_it_with_the_counts(site: Site) -> None:
