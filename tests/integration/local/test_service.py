@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import signal
 import socket
 import subprocess
@@ -142,6 +143,27 @@ def test_at_its_time_everything_is_ended(heard: Heard, first: str) -> None:
     assert (end.timed_out, end.is_gone) == (True, True)
     assert heard.text() == "begun\n"
     wait_gone(f"sleep\0{left}")
+
+
+@pytest.mark.long
+@needs_root
+def test_what_has_become_another_user_is_said_to_be_left(works: Works, heard: Heard) -> None:
+    """It is not ours to end, as what `sudo` starts; nobody calls it gone before it is."""
+    setpriv = shutil.which("setpriv") or pytest.skip("there is no setpriv")
+    become_root = works.home / "become-root"
+    shutil.copy(setpriv, become_root)
+    os.chown(become_root, 0, pwd.getpwnam(USER).pw_gid)
+    become_root.chmod(0o4750)  # nobody else's for the time of this test
+    try:
+        if heard.run(f"{become_root} --reuid 0 id -u").exit_code or heard.text() != "0\n":
+            pytest.skip("programs of this file system give no privileges")
+        end = heard.run(f"{become_root} --reuid 0 sleep {nap()}; true", timeout_s=0.5)
+        assert (end.timed_out, end.is_gone) == (True, False)
+        assert not works.client.end_group(*heard.group)
+        os.killpg(heard.group[0], signal.SIGKILL)
+        assert works.client.end_group(*heard.group)
+    finally:
+        become_root.unlink()
 
 
 def test_it_ends_when_it_is_wished_to(heard: Heard) -> None:
