@@ -117,23 +117,33 @@ def remove_task(
     Raises: NotFoundError; DeniedError; PreconditionError; ConflictError while one is under way, or a
     workflow has it as a step.
     """
+    from ctrl_exec.tasks.forgetting import forget_history
+
+    _require_removable(store, identity, task_id, versions)
+    forget_history(store, "task", task_id)
     with store.writing():
-        task = find_task(store, identity, task_id)
-        _require_rights(identity, task)
-        _require_version(task, versions)
-        marks = ", ".join("?" * len(OPEN_STATUSES))
-        sql = f"SELECT execution_id FROM executions WHERE task_id = ? AND status IN ({marks}) LIMIT 1"
-        busy = store.row(sql, (task_id, *OPEN_STATUSES))
-        if busy is not None:
-            raise ConflictError(f"execution {busy['execution_id']} of this task is under way")
-        sql = "SELECT name FROM tasks WHERE task_type = 'WORKFLOW' AND instr(definition, ?) > 0 LIMIT 1"
-        workflow = store.row(sql, (task_id,))
-        if workflow is not None:
-            raise ConflictError("a workflow has this task as a step")
+        task = _require_removable(store, identity, task_id, versions)
         store.execute("DELETE FROM tasks WHERE task_id = ?", (task_id,))
         act = ("delete", "task", task_id)
         audit.record(store, identity, act, project_id=task.project_id, before=encode_task(task))
         store.touch()
+
+
+def _require_removable(
+    store: Store, identity: Identity, task_id: str, versions: tuple[int, ...] | None
+) -> Task:
+    task = find_task(store, identity, task_id)
+    _require_rights(identity, task)
+    _require_version(task, versions)
+    marks = ", ".join("?" * len(OPEN_STATUSES))
+    sql = f"SELECT execution_id FROM executions WHERE task_id = ? AND status IN ({marks}) LIMIT 1"
+    busy = store.row(sql, (task_id, *OPEN_STATUSES))
+    if busy is not None:
+        raise ConflictError(f"execution {busy['execution_id']} of this task is under way")
+    sql = "SELECT name FROM tasks WHERE task_type = 'WORKFLOW' AND instr(definition, ?) > 0 LIMIT 1"
+    if store.row(sql, (task_id,)) is not None:
+        raise ConflictError("a workflow has this task as a step")
+    return task
 
 
 def _require_rights(identity: Identity, task: Task) -> None:

@@ -163,16 +163,24 @@ def remove_project(store: Store, identity: Identity, project_id: str) -> None:
     """
     before = find_project(store, identity, project_id)
     identity.require_administrator()
+    from ctrl_exec.tasks.forgetting import forget_history
+
+    _require_idle(store, project_id)
+    forget_history(store, "project", project_id)
     with store.writing():
-        marks = ", ".join("?" * len(OPEN_STATUSES))
-        sql = f"SELECT execution_id FROM executions WHERE project_id = ? AND status IN ({marks}) LIMIT 1"
-        busy = store.row(sql, (project_id, *OPEN_STATUSES))
-        if busy is not None:
-            raise ConflictError(f"execution {busy['execution_id']} of this project is under way")
+        _require_idle(store, project_id)
         store.execute("DELETE FROM projects WHERE project_id = ?", (project_id,))
         act = ("delete", "project", project_id)
         audit.record(store, identity, act, project_id=project_id, before=encode_project(before))
         store.touch()
+
+
+def _require_idle(store: Store, project_id: str) -> None:
+    marks = ", ".join("?" * len(OPEN_STATUSES))
+    sql = f"SELECT execution_id FROM executions WHERE project_id = ? AND status IN ({marks}) LIMIT 1"
+    busy = store.row(sql, (project_id, *OPEN_STATUSES))
+    if busy is not None:
+        raise ConflictError(f"execution {busy['execution_id']} of this project is under way")
 
 
 def _as_row(project: Project) -> dict[str, Any]:
