@@ -20,7 +20,9 @@ _OF = {"task": "task_id", "project": "project_id"}
 def forget_history(store: Store, kind: str, owner_id: str) -> int:
     """Remove the executions of a `task` or `project` that are over; gives how many.
 
-    Their logs are swept later. Not within a transaction. Raises: StorageError, BusyError; what is gone by then is gone.
+    Their logs are swept later. Not within a transaction.
+
+    Raises: StorageError, BusyError; what is gone by then is gone.
     """
     sql = f"""
     DELETE FROM executions WHERE execution_id IN (SELECT execution_id FROM executions
