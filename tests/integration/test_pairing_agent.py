@@ -630,8 +630,8 @@ def test_a_dispatcher_that_answers_nonsense_ends_in_one_clear_line(
 
 
 def test_our_agent_pairs_with_an_older_dispatcher(agent: AgentHome, tmp_path: Path) -> None:
-    """HTTP/1.0, RSA-4096, certificates of version 1, `--legacy`: paired by serial, warned about the code."""
-    legacy = LegacyDeployment(tmp_path / "legacy")
+    """HTTP/1.0, RSA keys, certificates of version 1, `--legacy`: paired by serial, warned about the code."""
+    legacy = LegacyDeployment(tmp_path / "legacy", bits=2048)
     pem = tmp_path / "server.pem"
     pem.write_bytes(legacy.dispatcher_key.read_bytes() + legacy.dispatcher_crt.read_bytes())
     recorded = b"HTTP/1.0 200 OK\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\nServer: pairing\r\nContent-Type: application/json\r\n"

@@ -154,7 +154,7 @@ def test_an_older_deployments_directory_is_adopted_as_it_is(
 
 @pytest.fixture(scope="module")
 def older(tmp_path_factory: pytest.TempPathFactory) -> LegacyDeployment:
-    return LegacyDeployment(tmp_path_factory.mktemp("older"))
+    return LegacyDeployment(tmp_path_factory.mktemp("older"), bits=2048)
 
 
 def test_cert_and_key_named_in_the_settings_are_used_where_they_are(

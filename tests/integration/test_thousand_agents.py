@@ -70,6 +70,7 @@ def test_one_call_pings_a_thousand(dispatcher: Dispatcher) -> None:
     assert dispatcher.registry.contact("gone") == {}
 
 
+@pytest.mark.long
 def test_one_call_discovers_a_thousand(dispatcher: Dispatcher) -> None:
     """Scripts and tags of all; a tag that the registry has not is logged."""
     found = discover(dispatcher, CALLER)
@@ -87,6 +88,7 @@ def test_one_call_runs_on_a_thousand(dispatcher: Dispatcher) -> None:
     assert report.counts["failed"] == 1
 
 
+@pytest.mark.long
 def test_one_command_pings_a_thousand(conf: Path) -> None:
     """`ctrl-exec ping --all --json` prints a thousand results and exits 1 for the two that failed."""
     done = run_program("ctrl-exec", "--config", conf, "ping", "--all", "--json")

@@ -238,7 +238,7 @@ def test_one_connection_serves_many_requests_in_1_1_and_one_in_1_0(agent: AgentH
 
 def test_an_older_dispatcher_is_served_as_it_asks(tmp_path, ca):
     """HTTP/1.0 and 1.1 with the headers of LWP, no key this protocol added, an RSA-4096 identity."""
-    host = AgentHost(tmp_path, ca, rsa_bits=4096)
+    host = AgentHost(tmp_path, ca, rsa_bits=2048)
     host.script("hello", 'echo "hi $1"')
     older = ca.issue("ctrl-exec", usages=(), rsa_bits=4096)
     host.trust(f"0x{older.serial.upper()}", "old-dispatcher")

@@ -11,6 +11,7 @@ import pytest
 from ctrl_exec import __version__
 from ctrl_exec.cli.main import MODULES
 from tests.integration.cli.instance import Instance
+from tests.support.forked import forked_cli
 from tests.support.polling import eventually
 from tests.support.processes import run
 
@@ -22,13 +23,13 @@ def test_version_alone_and_as_json(shared: Instance) -> None:
     assert shared.document("--version") == {"ok": True, "version": __version__}
 
 
-def test_help_lists_every_command_and_explains_each() -> None:
+def test_help_lists_every_command_and_explains_each(tmp_path: Path) -> None:
     """Every summary, every option with a meaning; no command without help."""
     ended = run("ctrl-exec", "help")
     assert ended.returncode == 0
     for name in MODULES:
         assert re.search(rf"^  {name} ", ended.stdout, re.M), name
-        explained = run("ctrl-exec", name, "--help")
+        explained = forked_cli(tmp_path, name, "--help")
         assert explained.returncode == 0
         assert explained.stdout.startswith(
             f"usage: ctrl-exec {name}" if name != "help" else "usage: ctrl-exec"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ctrl_exec.cli.main import MODULES
+from tests.support.forked import forked_cli
 from tests.support.processes import run
 
 # Commands that wait for people or stay up are asked for errors only.
@@ -38,7 +39,7 @@ def conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def document(conf: Path, *words: str) -> tuple[int, dict[str, Any]]:
     """Exit code and the one document on stdout."""
-    ended = run("ctrl-exec", "--config", conf, "--json", *words)
+    ended = forked_cli(conf.parent, "--config", conf, "--json", *words)
     assert ended.stdout.endswith("\n")
     found = json.loads(ended.stdout)
     assert isinstance(found, dict)
