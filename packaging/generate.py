@@ -178,7 +178,7 @@ def program_page() -> str:
         ("ENVIRONMENT", tagged(environment)),
         ("EXIT STATUS", tagged(codes)),
         ("FILES", tagged([(config.DEFAULT_PATH, "The settings, ctrl-exec.conf(5).")])),
-        ("SEE ALSO", roff("ctrl-exec.conf(5), ctrl-exec-api(8), ctrl-exec-scheduler(8), ctrl-exec-agent(8)")),
+        ("SEE ALSO", roff(", ".join(SEE_ALSO))),
     ]
     return page("ctrl-exec", 1, "run allow-listed scripts on a fleet of agents over mutual TLS", parts)
 
@@ -275,6 +275,8 @@ def local_page() -> str:
     return page("ctrl-exec-local", 8, "run local commands of tasks", parts)
 
 
+DAEMONS = ("api", "scheduler", "local", "agent")
+SEE_ALSO = ("ctrl-exec.conf(5)", *(f"ctrl-exec-{each}(8)" for each in DAEMONS))
 API_ABOUT = "The HTTP API of the dispatcher. It serves what the command line does, with JSON, on api_port."
 SCHEDULER_ABOUT = "The clock of the dispatcher: it purges old records and takes over runs whose carrier died."
 
