@@ -437,7 +437,7 @@ class Terminal:
 
     def wait_for(self, pattern: str) -> re.Match[str]:
         """The first match in what was shown since the last one."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while True:
             found = re.search(pattern, self._seen, re.DOTALL)
             if found:

@@ -60,7 +60,7 @@ class Warmth:
         self.crew.start(self.settings)
         for number in range(workers):  # each is there once it has greeted
             with jobs.connect(self.directory, number) as link:
-                assert select.select([link], [], [], 20)[0]
+                assert select.select([link], [], [], 60)[0]
         eventually(lambda: self.descriptors() == workers * self.BARE, what="the greeted are gone")
 
     def pids(self) -> list[int]:

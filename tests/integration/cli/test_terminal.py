@@ -34,7 +34,7 @@ class Terminal:
         )  # fmt: skip
         os.close(slave)
 
-    def read_until(self, is_there: Callable[[str], object], timeout_s: float = 20) -> str:
+    def read_until(self, is_there: Callable[[str], object], timeout_s: float = 60) -> str:
         """Read until the text satisfies the probe or the program has ended."""
         deadline = time.monotonic() + timeout_s
         while not is_there(self.text) and time.monotonic() < deadline:
@@ -49,7 +49,7 @@ class Terminal:
 
     def finish(self) -> int:
         """Read to the end and give the exit code."""
-        self.read_until(lambda _: False, 20)
+        self.read_until(lambda _: False)
         return self.process.wait(60)
 
     def close(self) -> None:
