@@ -252,18 +252,19 @@ class Moves:
         execution_id = self._execution.execution_id
         for place in sorted(self._changed):
             save_step(self._store, execution_id, self._steps[place])
-        text = self._shown(secrets) if self._lines else ""
+        text = self._shown(secrets, log) if self._lines else ""
         sql = "UPDATE workflows SET ending = ?, log = log || ? WHERE execution_id = ?"
         self._store.execute(sql, (self._ending, text, execution_id))
         self._store.touch()
         if text:
             write_log(self._store, files, execution_id, log)
 
-    def _shown(self, secrets: Callable[[Execution], Iterable[str]]) -> str:
+    def _shown(self, secrets: Callable[[Execution], Iterable[str]], log: Log) -> str:
         try:
             return masked("".join(self._lines), secrets(self._execution))
         except CtrlExecError as error:  # without knowing the secrets nothing may be shown
-            return f"[{len(self._lines)} lines left out: {error}]\n"
+            log.error("task-log", execution=self._execution.execution_id, error=str(error))
+            return f"[left out, for the secrets to mask can't be read: {len(self._lines)}]\n"
 
 
 def _why(child: Execution, project_id: str) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ctrl_exec.common.errors import ConflictError, InvalidFieldsError
+from ctrl_exec.common.errors import ConflictError, InvalidFieldsError, StorageError
 from ctrl_exec.common.value import replace
 from ctrl_exec.tasks import execution_requests, workflows
 from ctrl_exec.tasks.carriage import carried
@@ -459,6 +459,31 @@ def test_the_log_is_whole_again_after_a_crash(flows: Flows) -> None:
     flows.end_step(flow, 1)
     assert flows.log(flow)[0] == "workflow of 2 steps, SEQUENTIAL"
     assert len(flows.log(flow)) == 4
+
+
+def test_without_its_secrets_a_log_shows_nothing_and_the_workflow_goes_on(flows: Flows) -> None:
+    """What can't be masked is left out, which is said."""
+
+    def fail(_execution: object) -> tuple[str, ...]:
+        raise StorageError("no key", path="secrets.key")
+
+    flows.parts = replace(flows.parts, secrets=fail)
+    flow = flows.start(flows.workflow(flows.task("A")))
+    flows.end_step(flow, 1)
+    assert flows.now(flow).status == "SUCCESS"
+    text = Path(flows.files.log_path(flow)).read_text()
+    said = "[left out, for the secrets to mask can't be read: {}]\n"
+    assert text == said.format(2) + said.format(1)
+    assert "secrets.key: no key" in flows.printed.getvalue()
+
+
+def test_a_log_that_can_not_be_written_ends_no_workflow(flows: Flows) -> None:
+    """The log of the program says so."""
+    Path(flows.files.directory).write_text("no directory")
+    flow = flows.start(flows.workflow(flows.task("A")))
+    flows.end_step(flow, 1)
+    assert flows.now(flow).status == "SUCCESS"
+    assert "ACTION=task-log" in flows.printed.getvalue()
 
 
 def test_notifiers_are_told_of_a_workflow_as_of_any_task(flows: Flows) -> None:
