@@ -141,8 +141,7 @@ def read_option(word: str, following: Sequence[str], table: Mapping[str, Option]
     given, used = (attached, 0) if equals else (following[0], 1)
     if option.choices and given not in option.choices:
         raise UsageError(
-            f"{name}: expected {' or '.join(option.choices)}, not {given!r}"
-            + suggestion(given, option.choices)
+            f"{name}: expected {one_of(option.choices)}, not {given!r}" + suggestion(given, option.choices)
         )
     return option, given, used
 
@@ -164,7 +163,7 @@ def check_count(words: Sequence[str], arguments: Sequence[Argument]) -> None:
         raise UsageError(f"unexpected {words[maximum]!r}")
     for word, argument in zip(words, arguments, strict=False):
         if argument.choices and word not in argument.choices:
-            expected = " or ".join(argument.choices)
+            expected = one_of(argument.choices)
             raise UsageError(
                 f"{argument.name}: expected {expected}, not {word!r}" + suggestion(word, argument.choices)
             )
@@ -188,7 +187,13 @@ def check_action(words: Sequence[str], actions: Sequence[Action]) -> None:
     least = sum(not each.startswith("[") for each in places)
     is_open = bool(places) and "..." in places[-1]
     if len(words) - 1 < least or (len(words) - 1 > len(places) and not is_open):
-        raise UsageError(f"expected {' '.join((action.name, *places))}, not {' '.join(words)}")
+        given = f", not {' '.join(words)}" if len(words) - 1 > len(places) else ""
+        raise UsageError(f"expected {' '.join((action.name, *places))}{given}")
+
+
+def one_of(words: Sequence[str]) -> str:
+    """Give `a`, `a or b`, `a, b or c`."""
+    return " or ".join(each for each in (", ".join(words[:-1]), *words[-1:]) if each)
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

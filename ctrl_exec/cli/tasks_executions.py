@@ -121,9 +121,12 @@ def execution_named(tasks: TaskContext, word: str) -> str:
     from ctrl_exec.tasks.definitions import find_named
     from ctrl_exec.tasks.execution_requests import listed
     from ctrl_exec.tasks.executions import ExecutionFilter
+    from ctrl_exec.tasks.ulid import ULID
 
     found = find_named(tasks.store, tasks.identity, word)
     if not found:
+        if not ULID.fullmatch(word.upper()):
+            raise NotFoundError(f"no execution and no task {word!r}; `ctrl-exec execution list` shows them")
         return word.upper()
     task = only_one(found, "task", word)
     wanted = ExecutionFilter(task_id=task.task_id)
@@ -150,7 +153,9 @@ def list_executions(tasks: TaskContext, arguments: Arguments) -> int:
             raise UsageError(
                 f"--status: {each!r} is none; an execution is PENDING, RUNNING, SUCCESS, FAILED, …"
             )
-    wanted = ExecutionFilter(task_id=task_id, statuses=statuses)
+    project = arguments.text("project")
+    projects = None if project is None else (project,)
+    wanted = ExecutionFilter(task_id=task_id, statuses=statuses, project_ids=projects)
     limit = arguments.integer("limit", 1, _MOST) or _SHOWN
     found = execution_requests.listed(tasks.store, tasks.identity, wanted, limit=limit, before_id=None)
     columns = ("ID", "TASK", "STATUS", "TRIGGER", "START", "END", "EXIT")
@@ -188,7 +193,7 @@ def show(tasks: TaskContext, execution_id: str, _arguments: Arguments) -> int:
 def show_log(tasks: TaskContext, execution_id: str, arguments: Arguments) -> int:
     """Show the log of one execution, with `-f` as it comes and to its end."""
     from ctrl_exec.tasks.execution_log import read_log
-    from ctrl_exec.tasks.execution_requests import find_for_log
+    from ctrl_exec.tasks.execution_requests import find_for_log, is_final
 
     execution = find_for_log(tasks.store, tasks.identity, execution_id)
     if arguments.flag("follow"):
@@ -202,6 +207,8 @@ def show_log(tasks: TaskContext, execution_id: str, arguments: Arguments) -> int
     for _, piece in read_log(_log_path(tasks, execution_id)):
         text.write(piece)
     text.write(b"", is_last=True)
+    if not is_final(execution):
+        tasks.output.message(f"execution {execution_id} is {execution.status}; -f shows what is to come")
     return errors.OK
 
 
@@ -371,7 +378,7 @@ COMMANDS = {
             *CREDENTIAL_OPTIONS,
             Option(("-f", "--follow"), "log, retry: show the log as it comes, to the end"),
             Option(("--task",), "list: of this task only", "TASK", completes="task"),
-            Option(("--project",), "list: the project of that task", "ID", completes="project"),
+            Option(("--project",), "list: of this project only", "ID", completes="project"),
             Option(("--status",), "list: those in this state; again for more", "STATUS", is_repeated=True),
             Option(("--comment",), "approve, reject: a line that is kept with it", "TEXT"),
             Option(("--step",), "approve, reject: which step, where several wait", "N"),

@@ -55,7 +55,7 @@ def create_webhook(tasks: TaskContext, arguments: Arguments) -> int:
         raise UsageError("webhook create needs --task TASK: what it starts")
     if not tasks.identity.user_id:
         raise UsageError(
-            f"there is no user {tasks.identity.username!r}; --username says with whose rights it starts tasks"
+            f"no user {tasks.identity.username!r}: --username says with whose rights it starts its task"
         )
     wanted = {"name": arguments.words[1]} | described(tasks, arguments)
     made = "" if "secret" in wanted else new_secret(wanted.get("scheme", SCHEMES[0]))

@@ -28,6 +28,7 @@ from ctrl_exec.tasks.models import (
     VIEWER,
 )
 from ctrl_exec.tasks.parameters import complete, secret_names
+from ctrl_exec.tasks.projects import find_project
 from ctrl_exec.tasks.rights import rights_to_keep
 from ctrl_exec.tasks.starting import waits_for
 from ctrl_exec.tasks.ulid import ULID
@@ -104,7 +105,7 @@ def _request(
 
 def find(store: Store, identity: Identity, execution_id: str, least: str = VIEWER) -> Execution:
     """An execution in a project that one has that role in. Raises: NotFoundError; DeniedError."""
-    missing = f"no execution {ascii(execution_id)[1:41]}"
+    missing = f"no execution {ascii(execution_id)[1:-1][:40]}"
     if not ULID.fullmatch(execution_id):
         raise NotFoundError(missing)
     execution = find_execution(store, execution_id)
@@ -115,10 +116,12 @@ def find(store: Store, identity: Identity, execution_id: str, least: str = VIEWE
 def listed(
     store: Store, identity: Identity, wanted: ExecutionFilter, *, limit: int, before_id: str | None
 ) -> tuple[Execution, ...]:
-    """Those of the projects one sees, newest first."""
+    """Those of the projects one sees, or of those that are asked for, newest first. Raises: NotFoundError."""
     if wanted.task_id is not None:
         find_task(store, identity, wanted.task_id)
-    visible = identity.visible
+    for project_id in wanted.project_ids or ():
+        find_project(store, identity, project_id)
+    visible = wanted.project_ids or identity.visible
     if visible is not None and not visible:
         return ()
     wanted = ExecutionFilter(

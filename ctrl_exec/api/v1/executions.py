@@ -6,7 +6,7 @@ import json
 import re
 
 from ctrl_exec.api.inquiry import query_of
-from ctrl_exec.api.v1.asking import TaskRoute, list_response, page_of
+from ctrl_exec.api.v1.asking import TaskRoute, check_ids, list_response, moments_of, page_of
 from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.errors import (
     BusyError,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ctrl_exec.services.idempotency import Claim
     from ctrl_exec.tasks.models import Execution
 
-LIST_KEYS = ("taskId", "status", "from", "to", "limit", "cursor")
+LIST_KEYS = ("projectId", "taskId", "status", "from", "to", "limit", "cursor")
 LOG_KEYS = ("follow", "after")
 START_KEYS = ("taskId", "parameterMap")
 DECISION_KEYS = ("comment", "step")
@@ -86,21 +86,18 @@ def index(asking: Asking) -> Response:
 def _filter(query: dict[str, str]) -> Any:
     from ctrl_exec.tasks.executions import ExecutionFilter
     from ctrl_exec.tasks.models import STATUSES
-    from ctrl_exec.tasks.ulid import ULID
 
     statuses = tuple(each for each in query.get("status", "").split(",") if each)
     if any(each not in STATUSES for each in statuses):
         raise InvalidInputError("status: expected some of " + ", ".join(STATUSES), field="status")
-    if "taskId" in query and not ULID.fullmatch(query["taskId"]):
-        raise InvalidInputError("taskId: expected a task's id", field="taskId")
-    for key in ("from", "to"):
-        if key in query and not _NS.fullmatch(query[key]):
-            raise InvalidInputError(f"{key}: expected nanoseconds since the epoch", field=key)
+    check_ids(query, "taskId")
+    from_ns, to_ns = moments_of(query)
     return ExecutionFilter(
         task_id=query.get("taskId"),
         statuses=statuses,
-        from_ns=int(query["from"]) if "from" in query else None,
-        to_ns=int(query["to"]) if "to" in query else None,
+        project_ids=(query["projectId"],) if "projectId" in query else None,
+        from_ns=from_ns,
+        to_ns=to_ns,
     )
 
 

@@ -157,3 +157,49 @@ def test_the_audit_log_says_who_did_what(office: Office) -> None:
     assert office.ask("GET", f"/api/v1/audit?projectId={PROJECT}", by="viewer").status == 403
     assert office.ask("GET", f"/api/v1/audit?projectId={PROJECT}", by="stranger").status == 404
     assert office.ask("GET", "/api/v1/audit?zap=1").status == 400
+
+
+def test_every_list_is_narrowed_and_paged(office: Office) -> None:
+    """By a part of the name and by what it belongs to; each item comes once, whatever the size of pages."""
+    office.ask("POST", "/api/v1/projects", {"name": "Narrow"})
+    task = office.create_task(projectId="narrow")
+    for number in range(3):
+        own = {"projectId": "narrow", "name": f"Narrow {number}"}
+        office.ask("POST", "/api/v1/teams", {"name": f"Narrow {number}"})
+        kind = {"kind": "NTFY", "settings": {"url": "https://ntfy.example/x"}}
+        office.ask("POST", "/api/v1/notifiers", own | kind)
+        secret = {"secret": "a secret of this test", "taskId": task["taskId"]}
+        office.ask("POST", "/api/v1/webhooks", {"name": own["name"]} | secret)
+        office.ask("POST", "/api/v1/personal-access-tokens", {"name": own["name"]})
+        office.ask("POST", "/api/v1/users", {"name": f"narrow-{number}", "password": "long enough"})
+        office.ask("POST", "/api/v1/projects/narrow/constants", {"name": f"NARROW_{number}", "value": "x"})
+        office.ask("POST", "/api/v1/projects/narrow/secrets", {"name": f"NARROW_{number}", "value": "x"})
+    for path in (
+        "teams?", "notifiers?kind=NTFY&projectId=narrow", f"webhooks?taskId={task['taskId']}", "webhooks?projectId=narrow",
+        "personal-access-tokens?", "users?", "projects/narrow/constants?", "projects/narrow/secrets?",
+    ):  # fmt: skip
+        whole: Any = office.ask("GET", f"/api/v1/{path}&q=nARRow").json
+        assert [each["name"][-1] for each in whole["items"]] == ["0", "1", "2"], path
+        assert whole["nextCursor"] is None
+        first: Any = office.ask("GET", f"/api/v1/{path}&q=narrow&limit=2").json
+        rest: Any = office.ask("GET", f"/api/v1/{path}&q=narrow&limit=2&cursor={first['nextCursor']}").json
+        assert (first["items"] + rest["items"], rest["nextCursor"]) == (whole["items"], None)
+        assert office.ask("GET", f"/api/v1/{path}&q=wide").json["items"] == []
+        assert office.ask("GET", f"/api/v1/{path}&limit=501").status == 400
+    started = office.ask("POST", "/api/v1/executions", {"taskId": task["taskId"]}).json
+    found: Any = office.ask("GET", "/api/v1/executions?projectId=narrow").json["items"]
+    assert [each["executionId"] for each in found] == [started["executionId"]]
+    assert office.ask("GET", "/api/v1/executions?projectId=narrow", by="viewer").status == 404
+    for wrong in (
+        "webhooks?taskId=x",
+        "notifiers?kind=x",
+        "audit?userId=x",
+        "audit?from=x",
+        "executions?taskId=x",
+    ):
+        assert office.ask("GET", f"/api/v1/{wrong}").status == 400, wrong
+    far = office.ask("GET", "/api/v1/audit?from=9999999999999999999")
+    assert (far.status, far.json["items"]) == (200, [])
+    path = f"/api/v1/executions/{started['executionId']}"
+    assert office.ask("POST", f"{path}/abort").status == 202
+    assert office.ask("DELETE", "/api/v1/projects/narrow").status == 204

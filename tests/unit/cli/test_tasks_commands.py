@@ -309,7 +309,13 @@ def test_the_newest_execution_of_a_task_by_its_name(prompt: Prompt) -> None:
     )
     first, second = (prompt.ok("task", "run", "Greet").strip() for _ in range(2))
     assert prompt.document("execution", "show", "Greet")["executionId"] == max(first, second)
+    code, log, said = prompt.call("execution", "log", "Greet")
+    assert (code, log) == (0, "")
+    assert "is PENDING; -f shows" in said
+    assert "no execution and no task 'Gret'" in prompt.refused(1, "execution", "log", "Gret")
     assert "abort it first" in prompt.refused(1, "execution", "remove", first)
+    assert len(prompt.rows("execution", "list", "--project", PROJECT)) == 2
+    assert "no project nowhere" in prompt.refused(1, "execution", "list", "--project", "nowhere")
     prompt.ok("execution", "abort", first)
     prompt.ok("execution", "remove", first)
     assert [row[0] for row in prompt.rows("execution", "list")] == [second]
