@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from ctrl_exec.tasks.store import Store
 
 VERSION = 1
+# what is decoded as a change of an object with that id, where what is left out would stay
+_NEEDED = {"notifiers": ("name", "kind", "settings"), "webhooks": ("name", "taskId")}
 KEYS = ("version", "project", "constants", "secrets", "notifiers", "tasks", "webhooks")
 _MOST = 10_000
 _OURS = frozenset(("creationTs", "updateTs", "projectId", "userId", "secretFg", "constantId"))
@@ -106,6 +108,9 @@ def _check_form(document: dict[str, Any]) -> None:
                 if own_id in ids:
                     each.refuse(_IDS[key], "is there already")
                 ids.add(own_id)
+                for needed in _NEEDED.get(key, ()):
+                    if each.raw(needed) is None:
+                        each.refuse(needed, "required")
             elif key == "secrets":
                 each.matching("name", NAME, "expected a name")
                 each.close()
