@@ -17,7 +17,7 @@ from ctrl_exec.tasks.carriage import ExecutionFiles, give_back, new_claimer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ctrl_exec.config import Config
     from ctrl_exec.dispatcher import Dispatcher
@@ -50,21 +50,22 @@ class Executions:
             default_timeout_s=dispatcher.config.tasks_timeout or None,
         )
 
-    def start_waiting(self) -> int:
-        """Start a carrier for each execution that may start now; gives how many. Raises: StorageError.
+    def start_waiting(self, is_pressed: Callable[[], bool] = lambda: False) -> bool:
+        """Start a carrier for each execution that may start now; True if more may. Raises: StorageError.
 
-        Workflows are moved on before: what of them begins starts with the others.
+        Workflows are moved on before: what of them begins starts with the others. Of many each takes its
+        time: after one of them, whoever `is_pressed` has his turn.
         """
         workflows.move_on(self._workflow_parts)
-        count = 0
         most = self._dispatcher.config.tasks_max_running
         while True:
             claimer = new_claimer()
             execution_id = starting.claim_next(self._store, claimer, max_running=most)
             if execution_id is None:
-                return count
+                return False
             self._start(execution_id, claimer)
-            count += 1
+            if is_pressed():
+                return True
 
     def _start(self, execution_id: str, claimer: str) -> None:
         log = self._dispatcher.log

@@ -95,9 +95,17 @@ class TaskClock:
 
     def _start_waiting(self) -> None:
         if self._executions is not None:
-            self._executions.start_waiting()
+            is_more = self._executions.start_waiting(self._is_pressed)
             self._executions.news.look()
-            self._waiting_at = self._executions.next_moment_s()
+            self._waiting_at = 0.0 if is_more else self._executions.next_moment_s()
+
+    def _is_pressed(self) -> bool:
+        """Whether something else has to be done in this second: what is due, or what has changed."""
+        if self._wake.drain():
+            self._read_at = min(self._read_at, self._may_read_at)
+        due = self._clockwork.next_due()
+        is_due = due is not None and due <= self._store.clock_ns() / 1e9
+        return is_due or monotonic() >= self._read_at
 
     def _has_database(self) -> bool:
         """Whether there is one; another one than before is opened anew."""
