@@ -32,8 +32,10 @@ def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, agents: Fleet) -> Bench:
-    return Bench(tmp_path, agents)
+def bench(tmp_path: Path, agents: Fleet) -> Iterator[Bench]:
+    made = Bench(tmp_path, agents)
+    yield made
+    made.close()
 
 
 def start(bench: Bench, **settings: object) -> Running:

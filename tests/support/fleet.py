@@ -24,6 +24,7 @@ from ctrl_exec_agent.config import load_agent_config
 from ctrl_exec_agent.pairing_store import Enrolled, store
 from tests.support.addresses import own_ip
 from tests.support.contract import check_answer
+from tests.support.descriptors import kill_holders_of
 from tests.support.polling import eventually
 from tests.support.processes import Running, run
 
@@ -288,3 +289,6 @@ class Fleet:
         for each in [self.api, self.scheduler, *(agent.running for agent in self.agents.values())]:
             if each is not None:
                 each.__exit__()
+        if any((self.state / "runs").glob("*.lock")):
+            # detached carriers of runs that a test left would go on for good
+            kill_holders_of(lambda target: target.startswith(f"{self.state / 'runs'}/"))

@@ -17,6 +17,7 @@ from ctrl_exec.dispatcher import Dispatcher, open_crew, warm_settings, warm_tran
 from ctrl_exec.operations.run import RunReport, RunRequest, run
 from ctrl_exec.operations.status import status
 from ctrl_exec.services.authority import Caller
+from tests.support.descriptors import kill_holders_of
 from tests.support.emulated import Fleet
 from tests.support.polling import eventually
 
@@ -49,7 +50,9 @@ class Bench:
             self.crew.start(warm_settings(self.config))
 
     def close(self) -> None:
-        """End the workers."""
+        """End the carriers that a test left, which would go on for good, and the workers."""
+        if any(self.runs.glob("*.lock")):
+            kill_holders_of(lambda target: target.startswith(f"{self.runs}/"))
         if self.crew is None:
             return
         self.pids += self.crew.retire()

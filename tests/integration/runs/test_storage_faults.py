@@ -28,7 +28,9 @@ def small(tmp_path: Path, agents: Fleet) -> Iterator[Bench]:
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting is not allowed here")
     try:
-        yield Bench(tmp_path, agents)
+        made = Bench(tmp_path, agents)
+        yield made
+        made.close()
     finally:
         subprocess.run(["umount", "-l", str(tmp_path / "state")], check=True)
 
