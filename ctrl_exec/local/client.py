@@ -11,6 +11,7 @@ import socket
 
 from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.errors import LostCommandError, MessageError, ProgramError, ServiceError
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import value
 from ctrl_exec.local.channel import Channel
 from ctrl_exec.local.messages import ABOUT, END_GROUP, read_end, read_process, run_message
@@ -152,7 +153,8 @@ class _Watch:
         """What the service says at the end. Raises: ServiceError."""
         while self._channel.fileno() not in self._outputs.turn((self._channel.fileno(),), ASK_EVERY_S):
             if wish.comes():
-                self._channel.send({"end": True})
+                with suppress(ServiceError):  # gone this moment: what it has said of the end is still there
+                    self._channel.send({"end": True})
                 self._late_at = monotonic() + _LATE_S
             if self._late_at is not None and monotonic() >= self._late_at:
                 raise ServiceError("its end is overdue")

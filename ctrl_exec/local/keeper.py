@@ -15,7 +15,7 @@ import time
 
 import ctrl_exec
 from ctrl_exec.common.clock import monotonic
-from ctrl_exec.common.descendants import Ending, of_session, started_at
+from ctrl_exec.common.descendants import Ending, living, of_session, send_signal, started_at
 from ctrl_exec.common.errors import CtrlExecError, MessageError, ServiceError
 from ctrl_exec.common.suppression import suppress
 from ctrl_exec.local.command import Command
@@ -156,17 +156,14 @@ def take_mark(pid: int, started: int) -> socket.socket | None:
     return mark
 
 
-def end_left_group(pid: int, started: int) -> bool:
+def end_left_group(pid: int, started: int, *, patience_s: float = _OTHER_KEEPER_S) -> bool:
     """End what a command left whose scheduler has died; whether nothing of it lives.
 
-    Where its keeper lives, that one ends it and knows more of it; it is waited for.
+    Where its keeper lives, that one ends it and knows more of it; it is waited for. Not for ever: what it
+    executes can stop it, and anybody on this machine can bind a name.
     """
-    deadline = monotonic() + _OTHER_KEEPER_S
-    while (mark := take_mark(pid, started)) is None:
-        if monotonic() >= deadline:
-            return False
-        time.sleep(_LOOK_EVERY_S)
-    with mark:
+    mark = _mark_in_time(pid, started, patience_s)
+    try:
         if started_at(pid) not in (0, started):
             return True  # its number is somebody else's by now: so is the group's
         # what is older is no child of it: after a reboot numbers begin anew
@@ -174,3 +171,24 @@ def end_left_group(pid: int, started: int) -> bool:
         while not ending.is_over():
             time.sleep(ending.wait_s())
         return not ending.has_given_up
+    finally:
+        if mark is not None:
+            mark.close()
+
+
+def _mark_in_time(pid: int, started: int, patience_s: float) -> socket.socket | None:
+    """The mark of a command, which its keeper gives up; None if it is still shown when patience ends."""
+    deadline = monotonic() + patience_s
+    while (mark := take_mark(pid, started)) is None and monotonic() < deadline:
+        _let_keeper_go_on(pid, started)
+        time.sleep(_LOOK_EVERY_S)
+    return mark
+
+
+def _let_keeper_go_on(pid: int, started: int) -> None:
+    """Continue the keeper of a command that stopped it: they are of one user."""
+    found = {each.pid: each for each in living(with_dead=True)}
+    own = found.get(pid)
+    keeper = found.get(own.parent) if own is not None and own.started == started else None
+    if keeper is not None:
+        send_signal(keeper, signal.SIGCONT)

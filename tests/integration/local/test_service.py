@@ -18,8 +18,9 @@ from ctrl_exec.common.errors import LostCommandError, ProgramError, ServiceError
 from ctrl_exec.common.process import is_group_alive
 from ctrl_exec.local.channel import Channel
 from ctrl_exec.local.client import LocalService
+from ctrl_exec.local.keeper import end_left_group, take_mark
 from ctrl_exec.local.messages import run_message
-from ctrl_exec.local.order import CommandEnd, CommandOrder
+from ctrl_exec.local.order import SHELL, CommandEnd, CommandOrder
 from tests.support.descriptors import open_descriptors
 from tests.support.local_service import (
     OURS,
@@ -281,7 +282,7 @@ def test_whoever_hangs_up_ends_the_command(works: Works) -> None:
     assert works.client.end_group(pid, started)
 
 
-def _abandon(works: Works, number: int) -> tuple[int, int, str]:
+def _abandon(works: Works, number: int, first: str = "") -> tuple[int, int, str]:
     """Have a client of ours begin a command and die of a signal: its group, and what it slept for."""
     left = nap()
     reading, writing = os.pipe()
@@ -294,7 +295,7 @@ def _abandon(works: Works, number: int) -> tuple[int, int, str]:
                 os.write(writing, f"{heard.group[0]} {heard.group[1]}".encode())
 
             works.client.run_command(
-                CommandOrder(("/bin/bash", "-c", f"setsid -f sleep {left}; echo x; exec sleep {left}"), {}),
+                CommandOrder((SHELL, "-c", f"{first}setsid -f sleep {left}; echo x; exec sleep {left}"), {}),
                 on_output=say,
                 wants_end=lambda: False,
                 before_exec=heard.note,
@@ -367,6 +368,33 @@ def test_a_keeper_that_is_told_to_stop_ends_its_command(works: Works, heard: Hea
 
     end = heard.run("echo begun; sleep 600", wants_end=stop)
     assert (end.was_ended, end.signal) == (True, signal.SIGTERM)
+
+
+def test_a_keeper_that_its_command_has_stopped_does_not_hold_up_the_end(works: Works) -> None:
+    """It is of the same user, who may stop it: it is continued, and then ends what only it can find."""
+    pid, started, left = _abandon(works, signal.SIGKILL, first="kill -STOP $PPID; ")
+    assert works.client.end_group(pid, started)
+    assert not is_group_alive(pid)
+    wait_gone(f"sleep\0{left}")
+
+
+def test_a_mark_that_a_stranger_has_taken_does_not_hold_up_the_end() -> None:
+    """Anybody may bind a name: the group is ended all the same, and then it is gone."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        signal.pause()
+    try:
+        eventually(lambda: os.getpgid(child) == child)
+        started = started_at(child)
+        mark = take_mark(child, started)
+        assert mark is not None
+        with mark:
+            assert end_left_group(child, started, patience_s=0.1)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGTERM
 
 
 def test_a_number_that_is_another_processes_by_now_is_left_alone(works: Works) -> None:
