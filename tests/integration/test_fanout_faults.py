@@ -151,7 +151,10 @@ def test_many_large_answers_at_once_stay_within_memory(tmp_path: Path) -> None:
     fleet.add_many(30, stdout_bytes=8 << 20)
     body = {"script": "x", "reqid": "0" * 16}
     with fleet:
-        calls = [fleet.call(agent.name, "/run", body, limit_bytes=16 << 20) for agent in fleet.agents]
+        calls = [
+            fleet.call(agent.name, "/run", body, limit_bytes=16 << 20, read_timeout_s=120.0)
+            for agent in fleet.agents
+        ]
 
         def work() -> None:
             sizes = [

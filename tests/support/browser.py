@@ -40,7 +40,7 @@ def document_of(url: str, profile: Path) -> str:
         "--dump-dom",
         url,
     ]
-    ended = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 

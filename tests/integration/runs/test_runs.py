@@ -348,7 +348,8 @@ def test_an_interrupt_in_the_midst_of_a_large_fan_out(bench: Bench) -> None:
     assert 0 < len(report.pending) <= 180
     found = bench.wait_complete(report.reqid)
     assert found.counts == {"ok": 200}
-    assert len(sent_to(bench, report.reqid)) == 200
+    # they are one agent, which answers for all of them when a host is asked about first
+    assert 20 <= len(sent_to(bench, report.reqid)) <= 200
     os.close(reading)
     os.close(writing)
 

@@ -48,8 +48,10 @@ def test_a_stranger_cannot_keep_a_child_busy_with_patterns(closed: Fleet, host: 
     hosts = ["web-01"]
     while len(json.dumps(hosts)) < 900_000:
         hosts += [host.format(len(hosts) + each) for each in range(1000)]
-    assert closed.http("POST", "/ping", {"hosts": hosts}, timeout_s=30).status == 403
+    # the largest of all children that this process ever had: other tests have had large ones
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    assert closed.http("POST", "/ping", {"hosts": hosts}, timeout_s=60).status == 403
     assert closed.api is not None
     closed.api.stop()
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert used.ru_maxrss < MOST_MEMORY_KIB
+    assert used.ru_maxrss <= max(before, MOST_MEMORY_KIB)
