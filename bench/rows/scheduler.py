@@ -56,8 +56,8 @@ def measure(session: Session) -> Iterable[Row]:
             )
         wake = str(home / "state" / "wake")
         for name, column, at_once, what in (
-            ("scheduler-late", "created_ns", AT_ONCE, "on record as a start"),
             ("scheduler-begin", "start_ns", BEGUN_AT_ONCE, "executed"),
+            ("scheduler-late", "created_ns", AT_ONCE, "on record as a start"),
         ):
             numbers = range(session.sizes.rounds)
             latest = Series(
