@@ -14,7 +14,7 @@ from ctrl_exec.common.value import value
 from ctrl_exec.tasks import carriage, lifecycle
 from ctrl_exec.tasks.definitions import load_task
 from ctrl_exec.tasks.executions import WORKFLOW_CLAIMER, claim
-from ctrl_exec.tasks.models import ABORTED, ABORTING, LOST, PENDING
+from ctrl_exec.tasks.models import ABORTED, ABORTING, LOCAL_COMMAND, LOST, PENDING
 from ctrl_exec.tasks.workflow_steps import waits_for_approval
 
 TYPE_CHECKING = False
@@ -125,8 +125,8 @@ def recover(
     """Deal with every execution that nobody carries any more.
 
     What was claimed and never begun is given back. Of what was cut off the group is ended first: only
-    when `end_group(pid, started)` says that it is gone, the end is written: what `outcome_of` knows of
-    the runs it owned, else LOST.
+    when `end_group(pid, started)` (of a local command) says that it is gone, the end is written: what
+    `outcome_of` knows of the runs it owned, else LOST.
     """
     lost, given_back = [], []
     for known in carriage.carried(store):
@@ -162,6 +162,9 @@ def _end_cut_off(
     end_group: Callable[[int, int], bool],
     outcome_of: Callable[[Execution], Outcome | None],
 ) -> bool:
+    task = load_task(store, execution.task_id)
+    if task is not None and task.task_type != LOCAL_COMMAND:
+        end_group = end_group_here  # its process is ours; who executes local commands may be away
     if execution.group_pid and not end_group(execution.group_pid, execution.group_started or 0):
         return False
     outcome = outcome_of(execution) if execution.runs else None
@@ -170,7 +173,7 @@ def _end_cut_off(
     if outcome is None:
         word = (ABORTED, "aborted") if execution.status == ABORTING else (LOST, lifecycle.CUT_OFF)
         outcome = lifecycle.Outcome(word[0], None, word[1])
-    carriage.end(store, load_task(store, execution.task_id), execution.execution_id, outcome)
+    carriage.end(store, task, execution.execution_id, outcome)
     return True
 
 

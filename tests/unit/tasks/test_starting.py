@@ -136,6 +136,38 @@ def test_what_changed_while_others_were_recovered_is_judged_anew(store: Store, t
     assert ended == [1001, 1002]
 
 
+def test_the_end_of_a_request_does_not_wait_for_who_executes_local_commands(
+    store: Store, tmp_path: Path
+) -> None:
+    """The process that sends one is ours to end, and its end is said while that service is away."""
+    files = ExecutionFiles(str(tmp_path / "executions"))
+    execution_id = request_execution(store, Start(add_task(store))).execution_id
+    definition = (
+        '{"projectId": "p", "name": "t", "taskType": "HTTP_REQUEST", "httpRequestTask": {"url": "http://h"}}'
+    )
+    store.execute("UPDATE tasks SET task_type = 'HTTP_REQUEST', definition = ?", (definition,))
+    claim(store, execution_id, "dead")
+    carriage.begin(store, execution_id, "dead")
+    reading, writing = os.pipe()
+
+    def wait() -> None:
+        os.setpgid(0, 0)
+        os.close(writing)
+        os.read(reading, 1)
+
+    pid = process.fork_child(wait)
+    os.close(reading)
+    try:
+        eventually(lambda: os.getpgid(pid) == pid)
+        carriage.note_group(store, execution_id, pid, carriage.started_at(pid))
+        found = recover(store, files, end_group=lambda _pid, _started: False)
+    finally:
+        os.close(writing)
+        ended = process.wait_status(pid)
+    assert found.lost == (execution_id,)
+    assert ended == (-1, signal.SIGTERM)
+
+
 def test_a_carrier_that_was_killed_leaves_nothing_running(store: Store, tmp_path: Path) -> None:
     """Its command's group is ended first; then the execution is LOST."""
     files = ExecutionFiles(str(tmp_path / "executions"))
