@@ -124,9 +124,12 @@ def waits_for_approval(store: Store, execution: Execution) -> str | None:
     for state in begun.steps:
         if state.status == RUNNING and state.child_id:
             with suppress(NotFoundError):
-                found = waits_for_approval(store, find_execution(store, state.child_id))
+                child = find_execution(store, state.child_id)
+                found = waits_for_approval(store, child)
                 if found is not None:
-                    return f"execution {state.child_id}: {found}"
+                    # what another project calls its steps is not for everyone who may see this one
+                    is_theirs = child.project_id != execution.project_id
+                    return f"execution {state.child_id}: {'an approval' if is_theirs else found}"
     return None
 
 

@@ -12,7 +12,7 @@ from ctrl_exec.tasks.audit import list_entries
 from ctrl_exec.tasks.lifecycle import NS
 from ctrl_exec.tasks.store import Store
 from ctrl_exec.tasks.workflows import next_moment_ns
-from tests.support.flows import SECRET, Flows
+from tests.support.flows import OTHER, SECRET, Flows
 from tests.unit.tasks.conftest import Clock
 
 
@@ -37,6 +37,15 @@ def test_it_waits_and_says_for_what(flows: Flows) -> None:
     flows.decide(child, "APPROVED")
     assert "waitsFor" not in flows.shown(child)
     assert flows.now(flow).status == "SUCCESS"
+
+
+def test_what_another_project_calls_its_approval_is_not_told(flows: Flows) -> None:
+    """Only that one is waited for there."""
+    inner = flows.workflow(approval(), projectId=OTHER)
+    flow = flows.start(flows.workflow(inner), by="admin")
+    child = flows.child(flow, 1)
+    assert flows.shown(child)["waitsFor"] == "step 1: approval Go? by MANAGER"
+    assert flows.shown(flow)["waitsFor"] == f"execution {child}: an approval"
 
 
 def test_approved_it_goes_on(flows: Flows) -> None:
