@@ -13,6 +13,7 @@ import pytest
 
 from ctrl_exec.common.descendants import living, reap_others
 from ctrl_exec_agent.runner import PATH, Job, Outcome, run_script, script_environment
+from tests.support.descriptors import open_descriptors
 from tests.support.polling import eventually
 from tests.support.processes import environment
 
@@ -254,10 +255,10 @@ def test_a_status_taken_by_somebody_else_is_no_success(scripts: Scripts):
 
 
 def test_no_descriptor_is_left_open(scripts: Scripts):
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     scripts.run("exit 0", stdin=b"x" * 1_000_000)
     run_script(Job("/no/such/file"))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_without_descriptors_the_script_is_not_run_and_nothing_is_left(tmp_path: Path):
