@@ -15,6 +15,7 @@ from ctrl_exec.tasks.checks import check_task
 from ctrl_exec.tasks.codec import decode_task, encode_definition, encode_task
 from ctrl_exec.tasks.models import EXECUTOR, LOCAL_COMMAND, OPEN_STATUSES, VIEWER, Task
 from ctrl_exec.tasks.projects import narrowed, visible_condition
+from ctrl_exec.tasks.rights import rights_to_leave
 from ctrl_exec.tasks.store import packed
 from ctrl_exec.tasks.timers import set_timers
 from ctrl_exec.tasks.ulid import new_ulid
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ctrl_exec.tasks.identity import Identity
     from ctrl_exec.tasks.store import Store
 
-_COLUMNS = "task_id, user_id, created_ns, updated_ns, version, definition"
+_COLUMNS = "task_id, user_id, created_ns, updated_ns, version, rights, definition"
 
 
 def create_task(store: Store, identity: Identity, document: dict[str, Any]) -> Task:
@@ -43,7 +44,12 @@ def create_task(store: Store, identity: Identity, document: dict[str, Any]) -> T
         raise InvalidInputError(f"there is no user {identity.username!r} to own the task", field="userId")
     now_ns = store.clock_ns()
     task = replace(
-        draft, task_id=new_ulid(now_ns), user_id=identity.user_id, created_ns=now_ns, updated_ns=now_ns
+        draft,
+        task_id=new_ulid(now_ns),
+        user_id=identity.user_id,
+        created_ns=now_ns,
+        updated_ns=now_ns,
+        rights=rights_to_leave(identity),
     )
     with store.writing():
         _require_project(store, task.project_id)
@@ -92,7 +98,9 @@ def change_task(
         _require_version(before, versions)
         draft = decode_task(change(before), before)
         _require_rights(identity, draft)
-        task = replace(draft, updated_ns=store.clock_ns(), version=before.version + 1)
+        # its owner's rights are narrowed and widened by nobody else
+        rights = rights_to_leave(identity) if identity.user_id == before.user_id else before.rights
+        task = replace(draft, updated_ns=store.clock_ns(), version=before.version + 1, rights=rights)
         if task.project_id != before.project_id:
             raise InvalidInputError(
                 "projectId: a task stays in its project; export and import it", field="projectId"
@@ -224,11 +232,11 @@ def _as_row(task: Task) -> dict[str, Any]:
         "task_id": task.task_id, "project_id": task.project_id, "name": task.name,
         "task_type": task.task_type, "user_id": task.user_id, "is_enabled": int(task.is_enabled),
         "policy": task.policy, "max_concurrency": task.max_concurrency, "version": task.version,
-        "created_ns": task.created_ns, "updated_ns": task.updated_ns,
+        "created_ns": task.created_ns, "updated_ns": task.updated_ns, "rights": task.rights,
         "definition": packed(encode_definition(task)),
     }  # fmt: skip
 
 
 def _of_row(row: sqlite3.Row) -> Task:
-    own = {name: row[name] for name in ("user_id", "created_ns", "updated_ns", "version")}
+    own = {name: row[name] for name in ("user_id", "created_ns", "updated_ns", "version", "rights")}
     return replace(decode_task(json.loads(row["definition"])), task_id=row["task_id"], **own)

@@ -113,7 +113,7 @@ def deliver(store: Store, webhook: Webhook, owner: Identity, delivery: Delivery)
         known = _known(store, webhook, delivery_id) or _known_by_body(store, webhook, delivery, event)
         if known is not None:
             return known
-        start = Start(webhook.task_id, "WEBHOOK", owner.user_id, parameters)
+        start = Start(webhook.task_id, "WEBHOOK", owner.user_id, parameters, rights=webhook.rights)
         execution = request_execution(store, start)
         if delivery_id:
             made = {"webhook_id": webhook.webhook_id, "delivery": delivery_id, "at_ns": now_ns}

@@ -28,6 +28,7 @@ from ctrl_exec.tasks.notifiers import (
 from ctrl_exec.tasks.parameters import NAME
 from ctrl_exec.tasks.project_secrets import save_secret
 from ctrl_exec.tasks.projects import add_project, decode_project, encode_project, find_project
+from ctrl_exec.tasks.rights import rights_to_leave
 from ctrl_exec.tasks.ulid import ULID, new_ulid, time_of
 from ctrl_exec.tasks.webhooks import decode_webhook, encode_webhook, list_webhooks, save_webhook
 
@@ -218,6 +219,7 @@ class _Import:
             user_id=self._identity.user_id,
             created_ns=time_of(own_id),
             updated_ns=self._store.clock_ns(),
+            rights=rights_to_leave(self._identity),
         )
         insert_task(self._store, self._identity, task)
         self._tasks.append((path, task))

@@ -235,6 +235,7 @@ def claim_start(
             parameter_map=parameter_map,
             timer_id=timer.timer_id,
             scheduled_ns=due_ns,
+            rights=task["rights"],
         )
         create_execution(store, execution)
     return execution
@@ -251,7 +252,7 @@ def _reason_to_skip(store: Store, task: sqlite3.Row, now_ns: int) -> str | None:
 
 
 def _task_row(store: Store, task_id: str) -> sqlite3.Row:
-    columns = "task_id, project_id, user_id, is_enabled, policy, max_concurrency"
+    columns = "task_id, project_id, user_id, is_enabled, policy, max_concurrency, rights"
     found = store.row(f"SELECT {columns} FROM tasks WHERE task_id = ?", (task_id,))
     if found is None:
         raise NotFoundError(f"no task {task_id[:40]}")

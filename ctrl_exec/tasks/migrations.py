@@ -185,4 +185,10 @@ CREATE TRIGGER audit_keeps BEFORE DELETE ON audit
   BEGIN SELECT RAISE(ABORT, 'the audit log only grows'); END;
 """
 
-MIGRATIONS = (_IDENTITY + _PROJECTS + _TASKS + _EXECUTIONS, _NOTICES, _LINEAGE, _SCALE, _WORKFLOWS)
+# Likewise `rights` of what the clock or a delivery starts: whoever saved it may have had a narrow token.
+_NARROW = """
+ALTER TABLE tasks ADD COLUMN rights TEXT;
+ALTER TABLE webhooks ADD COLUMN rights TEXT;
+"""
+
+MIGRATIONS = (_IDENTITY + _PROJECTS + _TASKS + _EXECUTIONS, _NOTICES, _LINEAGE, _SCALE, _WORKFLOWS, _NARROW)

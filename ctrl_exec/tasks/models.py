@@ -281,7 +281,10 @@ class Subscription:
 
 @value
 class Task:
-    """Something that can be executed, and when; `version` grows with every change."""
+    """Something that can be executed, and when; `version` grows with every change.
+
+    `rights` is what its owner left it of theirs, as with an `Execution`.
+    """
 
     task_id: str
     project_id: str
@@ -308,6 +311,7 @@ class Task:
     timeout: int | None = None
     timeout_unit: str | None = None
     retention_days: int | None = None
+    rights: str | None = None
 
     @property
     def task_type(self) -> str:
@@ -395,7 +399,8 @@ class Notifier:
 class Webhook:
     """An address that starts a task when somebody proves to know its secret.
 
-    `mapping` is parameter → path of a JSON field; `events` and `branches` filter (empty: all).
+    `mapping` is parameter → path of a JSON field; `events` and `branches` filter (empty: all). `rights` is
+    what its user left it of theirs, as with an `Execution`.
     """
 
     webhook_id: str
@@ -410,6 +415,7 @@ class Webhook:
     is_enabled: bool = True
     created_ns: int = 0
     updated_ns: int = 0
+    rights: str | None = None
 
 
 @value

@@ -24,6 +24,11 @@ def rights_to_keep(identity: Identity) -> str | None:
     """What is kept with an execution that somebody starts; None: all that its user may."""
     if identity.via == "cli":
         return LOCAL
+    return rights_to_leave(identity)
+
+
+def rights_to_leave(identity: Identity) -> str | None:
+    """What is kept with what starts executions later, in its owner's name: a token's limits go with it."""
     return None if identity.project_ids is None else packed(identity.project_ids)
 
 

@@ -16,6 +16,7 @@ from ctrl_exec.tasks.forms import Form, is_line
 from ctrl_exec.tasks.models import EXECUTOR, WEBHOOK_SCHEMES, Task, Webhook
 from ctrl_exec.tasks.parameters import secret_names
 from ctrl_exec.tasks.projects import find_project, narrowed, visible_condition
+from ctrl_exec.tasks.rights import rights_to_leave
 from ctrl_exec.tasks.store import packed
 from ctrl_exec.tasks.ulid import ULID, new_ulid
 
@@ -34,7 +35,8 @@ _SECRET_LIMIT = 4096
 _MOST_FILTERS = 50
 _PATH = re.compile(r"[^.\x00-\x1f\x7f]{1,100}(\.[^.\x00-\x1f\x7f]{1,100}){0,15}")
 _COLUMNS = (
-    "webhook_id, project_id, task_id, name, scheme, user_id, definition, is_enabled, created_ns, updated_ns"
+    "webhook_id, project_id, task_id, name, scheme, user_id, definition, is_enabled, created_ns, updated_ns, "
+    "rights"
 )
 
 
@@ -167,6 +169,8 @@ def save_webhook(
     now_ns = store.clock_ns()
     is_new = not draft.webhook_id
     webhook = replace(draft, project_id=task.project_id, user_id=identity.user_id, updated_ns=now_ns)
+    if identity.via != "cli" or draft.user_id != identity.user_id:  # the prompt widens nobody's rights
+        webhook = replace(webhook, rights=rights_to_leave(identity))
     if is_new:
         webhook = replace(webhook, webhook_id=new_ulid(now_ns), created_ns=now_ns)
     with store.writing():
@@ -198,10 +202,11 @@ def _write(store: Store, webhook: Webhook, sealed: bytes) -> None:
     definition = {"events": webhook.events, "branches": webhook.branches, "mapping": webhook.mapping}
     sql = """
     INSERT INTO webhooks (webhook_id, project_id, task_id, name, scheme, user_id, definition, sealed,
-      is_enabled, created_ns, updated_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+      is_enabled, created_ns, updated_ns, rights) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (webhook_id) DO UPDATE SET project_id = excluded.project_id, task_id = excluded.task_id,
       name = excluded.name, scheme = excluded.scheme, user_id = excluded.user_id, sealed = excluded.sealed,
-      definition = excluded.definition, is_enabled = excluded.is_enabled, updated_ns = excluded.updated_ns
+      definition = excluded.definition, is_enabled = excluded.is_enabled, updated_ns = excluded.updated_ns,
+      rights = excluded.rights
     """
     own = (
         webhook.webhook_id,
@@ -211,7 +216,7 @@ def _write(store: Store, webhook: Webhook, sealed: bytes) -> None:
         webhook.scheme,
         webhook.user_id,
     )
-    state = (int(webhook.is_enabled), webhook.created_ns, webhook.updated_ns)
+    state = (int(webhook.is_enabled), webhook.created_ns, webhook.updated_ns, webhook.rights)
     store.execute(sql, (*own, packed(definition), sealed, *state))
 
 
@@ -247,4 +252,5 @@ def _of_row(row: sqlite3.Row) -> Webhook:
         is_enabled=bool(row["is_enabled"]),
         created_ns=row["created_ns"],
         updated_ns=row["updated_ns"],
+        rights=row["rights"],
     )
