@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+from urllib.parse import urlsplit
 
-from ctrl_exec.common.errors import ConflictError, NotFoundError
+from ctrl_exec.common.errors import ConflictError, InvalidFieldsError, NotFoundError
 from ctrl_exec.common.value import replace
 from ctrl_exec.tasks import audit
 from ctrl_exec.tasks.forms import Form
@@ -148,7 +149,8 @@ def save_notifier(
 ) -> tuple[Notifier, bool]:
     """Add a notifier (one without an id), or save a changed one; a secret of None stays what it is.
 
-    Raises: NotFoundError; DeniedError; ConflictError if the name is taken; ServiceError without a key.
+    Raises: NotFoundError; DeniedError; ConflictError if the name is taken; ServiceError without a key;
+    InvalidFieldsError where a secret would be given to another server than it was set for.
     """
     find_project(store, identity, draft.project_id)
     identity.require_role(draft.project_id, "MANAGER")
@@ -161,6 +163,8 @@ def save_notifier(
         taken = "SELECT 1 FROM notifiers WHERE project_id = ? AND name = ? AND notifier_id != ?"
         if store.row(taken, (notifier.project_id, notifier.name, notifier.notifier_id)) is not None:
             raise ConflictError(f"there is a notifier {notifier.name!r} in this project already")
+        if secret is None:
+            _refuse_another_server(store, notifier)
         _write(store, notifier)
         if secret is not None:
             sealed = sealer.seal(place_of(notifier), secret.encode("utf-8"))
@@ -171,6 +175,18 @@ def save_notifier(
         shown = encode_notifier(notifier, has_secret=has_secret)
         audit.record(store, identity, act, project_id=notifier.project_id, after=shown)
     return notifier, has_secret
+
+
+def _refuse_another_server(store: Store, notifier: Notifier) -> None:
+    """Who may change the address must not learn by that what was set before. Raises: InvalidFieldsError."""
+    sql = "SELECT settings FROM notifiers WHERE notifier_id = ? AND kind = 'NTFY' AND sealed IS NOT NULL"
+    row = store.row(sql, (notifier.notifier_id,))
+    if row is None:
+        return
+    before, after = (urlsplit(each["url"])[:2] for each in (json.loads(row["settings"]), notifier.settings))
+    if before != after:
+        expected = "required: the one that was set is for another server"
+        raise InvalidFieldsError(f"secret: {expected}", {"secret": expected})
 
 
 def _write(store: Store, notifier: Notifier) -> None:
