@@ -148,7 +148,11 @@ def _require_removable(
     busy = store.row(sql, (task_id, *OPEN_STATUSES))
     if busy is not None:
         raise ConflictError(f"execution {busy['execution_id']} of this task is under way")
-    sql = "SELECT name FROM tasks WHERE task_type = 'WORKFLOW' AND instr(definition, ?) > 0 LIMIT 1"
+    # by its steps: what else a definition says is anybody's to write
+    sql = """
+    SELECT 1 FROM tasks, json_each(definition, '$.workflowTask.steps') AS step
+    WHERE task_type = 'WORKFLOW' AND json_extract(step.value, '$.taskId') = ? LIMIT 1
+    """
     if store.row(sql, (task_id,)) is not None:
         raise ConflictError("a workflow has this task as a step")
     return task

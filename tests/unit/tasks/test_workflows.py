@@ -13,7 +13,7 @@ from ctrl_exec.common.value import replace
 from ctrl_exec.tasks import execution_requests, workflows
 from ctrl_exec.tasks.carriage import carried
 from ctrl_exec.tasks.codec import encode_task
-from ctrl_exec.tasks.definitions import change_task
+from ctrl_exec.tasks.definitions import change_task, remove_task
 from ctrl_exec.tasks.lifecycle import NS
 from ctrl_exec.tasks.purge import purge_executions
 from ctrl_exec.tasks.starting import claim_next, recover
@@ -349,6 +349,17 @@ def test_what_is_nested_ends_its_step(flows: Flows) -> None:
     flows.end_step(flows.child(flow, 1), 1, "FAILED")
     reason = "step 1: task Inner: FAILED, exit 1, step 1: task A: FAILED, exit 3"
     assert flows.now(flow).reason == reason
+
+
+def test_a_task_that_is_a_step_is_not_removed(flows: Flows) -> None:
+    """Of any workflow; one that only speaks of it holds up nobody."""
+    task = flows.task()
+    flow = flows.workflow({"stepType": "APPROVAL", "role": "MANAGER"}, task)
+    flows.workflow(flows.task(), name=f"Before {task}", description=task)
+    with pytest.raises(ConflictError, match="has this task as a step"):
+        remove_task(flows.store, flows.root, task)
+    remove_task(flows.store, flows.root, flow)
+    remove_task(flows.store, flows.root, task)
 
 
 def test_circles_and_depths_are_refused_at_save(flows: Flows) -> None:
