@@ -21,23 +21,23 @@ _MOST_STEPS = 200
 
 def approve(tasks: TaskContext, execution_id: str, arguments: Arguments) -> int:
     """Let a workflow go on."""
-    from ctrl_exec.tasks.approvals import APPROVED
+    from ctrl_exec.tasks.workflow.approvals import APPROVED
 
     return _decide(tasks, execution_id, arguments, APPROVED)
 
 
 def reject(tasks: TaskContext, execution_id: str, arguments: Arguments) -> int:
     """Have the step of a workflow that waits count as failed."""
-    from ctrl_exec.tasks.approvals import REJECTED
+    from ctrl_exec.tasks.workflow.approvals import REJECTED
 
     return _decide(tasks, execution_id, arguments, REJECTED)
 
 
 def _decide(tasks: TaskContext, execution_id: str, arguments: Arguments, verdict: str) -> int:
-    from ctrl_exec.tasks.approvals import decide
-    from ctrl_exec.tasks.execution_requests import encode_execution
+    from ctrl_exec.tasks.execution.execution_requests import encode_execution
     from ctrl_exec.tasks.project_secrets import load_secrets
     from ctrl_exec.tasks.sealing import Sealer
+    from ctrl_exec.tasks.workflow.approvals import decide
 
     def secrets(execution: Execution) -> Iterable[str]:
         sealer = Sealer(tasks.context.config.secrets_key_path)

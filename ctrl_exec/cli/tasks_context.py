@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ctrl_exec.cli.arguments import Arguments
     from ctrl_exec.cli.context import Context
     from ctrl_exec.cli.output import Output
-    from ctrl_exec.tasks.identity import Identity
+    from ctrl_exec.tasks.people.identity import Identity
     from ctrl_exec.tasks.sealing import Sealer
     from ctrl_exec.tasks.store import Store
 
@@ -143,8 +143,8 @@ def open_tasks(context: Context, arguments: Arguments) -> Iterator[TaskContext]:
     Raises:
         DeniedError: the auth hook refuses.
     """
-    from ctrl_exec.tasks.identity import local_identity
     from ctrl_exec.tasks.opening import open_store
+    from ctrl_exec.tasks.people.identity import local_identity
 
     caller = context.caller(arguments)
     context.dispatcher.authority.check(caller, "task")

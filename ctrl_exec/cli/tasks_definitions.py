@@ -165,8 +165,8 @@ def export_task(tasks: TaskContext, task: Task) -> int:
 
 def show_next(tasks: TaskContext, task: Task) -> int:
     """Show the next starts of one task by the clock, in its zone."""
-    from ctrl_exec.tasks import upcoming
-    from ctrl_exec.tasks.zones import local_zone
+    from ctrl_exec.tasks.clock import upcoming
+    from ctrl_exec.tasks.clock.zones import local_zone
 
     now_s = tasks.store.clock_ns() / upcoming.NS
     starts = upcoming.upcoming(task, local_zone(tasks.context.environment), now_s)
@@ -181,8 +181,8 @@ def show_next(tasks: TaskContext, task: Task) -> int:
 
 def show_agenda(tasks: TaskContext, arguments: Arguments) -> int:
     """Show what is due next over all tasks, or those of one project."""
-    from ctrl_exec.tasks import agenda
-    from ctrl_exec.tasks.zones import local_zone
+    from ctrl_exec.tasks.clock import agenda
+    from ctrl_exec.tasks.clock.zones import local_zone
 
     project = arguments.text("project")
     limit = arguments.integer("limit", 1, _PAGE) or _SHOWN

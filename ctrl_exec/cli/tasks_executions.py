@@ -41,7 +41,7 @@ _LOOK_EVERY_S = 0.2
 
 def run_task(tasks: TaskContext, task: Task, arguments: Arguments) -> int:
     """Have a task executed; with `--follow` show its log to the end and give the end's exit code."""
-    from ctrl_exec.tasks.execution_requests import start
+    from ctrl_exec.tasks.execution.execution_requests import start
 
     overrides = read_parameters(tasks, task.parameters, arguments.many("parameter"))
     document = {"taskId": task.task_id, "parameterMap": overrides}
@@ -119,8 +119,8 @@ def execution_named(tasks: TaskContext, word: str) -> str:
     from ctrl_exec.cli.tasks_context import only_one
     from ctrl_exec.common.errors import NotFoundError
     from ctrl_exec.tasks.definitions import find_named
-    from ctrl_exec.tasks.execution_requests import listed
-    from ctrl_exec.tasks.executions import ExecutionFilter
+    from ctrl_exec.tasks.execution.execution_requests import listed
+    from ctrl_exec.tasks.execution.executions import ExecutionFilter
     from ctrl_exec.tasks.ulid import ULID
 
     found = find_named(tasks.store, tasks.identity, word)
@@ -138,8 +138,8 @@ def execution_named(tasks: TaskContext, word: str) -> str:
 
 def list_executions(tasks: TaskContext, arguments: Arguments) -> int:
     """Show executions, the newest first."""
-    from ctrl_exec.tasks import execution_requests
-    from ctrl_exec.tasks.executions import ExecutionFilter
+    from ctrl_exec.tasks.execution import execution_requests
+    from ctrl_exec.tasks.execution.executions import ExecutionFilter
 
     name = arguments.text("task")
     task_id = None
@@ -182,7 +182,7 @@ def show(tasks: TaskContext, execution_id: str, _arguments: Arguments) -> int:
     """Show one execution as the document that the API gives."""
     import json
 
-    from ctrl_exec.tasks.execution_requests import find
+    from ctrl_exec.tasks.execution.execution_requests import find
 
     document = encoded(tasks, find(tasks.store, tasks.identity, execution_id))
     text = json.dumps(document, ensure_ascii=False, indent=2)
@@ -192,8 +192,8 @@ def show(tasks: TaskContext, execution_id: str, _arguments: Arguments) -> int:
 
 def show_log(tasks: TaskContext, execution_id: str, arguments: Arguments) -> int:
     """Show the log of one execution, with `-f` as it comes and to its end."""
-    from ctrl_exec.tasks.execution_log import read_log
-    from ctrl_exec.tasks.execution_requests import find_for_log, is_final
+    from ctrl_exec.tasks.execution.execution_log import read_log
+    from ctrl_exec.tasks.execution.execution_requests import find_for_log, is_final
 
     execution = find_for_log(tasks.store, tasks.identity, execution_id)
     if arguments.flag("follow"):
@@ -239,7 +239,7 @@ def follow(tasks: TaskContext, execution_id: str) -> int:
     Ctrl-C ends the watching, not the execution.
     """
     from ctrl_exec.cli.progress import Release
-    from ctrl_exec.tasks.executions import find_execution
+    from ctrl_exec.tasks.execution.executions import find_execution
 
     with Release(errors.INTERRUPTED, FAREWELL) as release:
         following: str | None = execution_id
@@ -262,9 +262,9 @@ def follow(tasks: TaskContext, execution_id: str) -> int:
 
 def _pieces(tasks: TaskContext, execution_id: str, release: Release) -> Iterator[bytes]:
     """What is in the log and what comes, until the execution is over or Ctrl-C is pressed."""
-    from ctrl_exec.tasks.execution_log import read_log
-    from ctrl_exec.tasks.execution_requests import is_final
-    from ctrl_exec.tasks.executions import find_execution
+    from ctrl_exec.tasks.execution.execution_log import read_log
+    from ctrl_exec.tasks.execution.execution_requests import is_final
+    from ctrl_exec.tasks.execution.executions import find_execution
 
     path, at = _log_path(tasks, execution_id), 0
     while not release.is_pressed:
@@ -315,7 +315,7 @@ def exit_code(execution: Execution) -> int:
 
 def abort(tasks: TaskContext, execution_id: str, _arguments: Arguments) -> int:
     """Have one end; one that is over is no error."""
-    from ctrl_exec.tasks import execution_requests
+    from ctrl_exec.tasks.execution import execution_requests
 
     execution = execution_requests.abort(tasks.store, tasks.identity, execution_id)
     document = {"ok": True, **encoded(tasks, execution)}
@@ -325,7 +325,7 @@ def abort(tasks: TaskContext, execution_id: str, _arguments: Arguments) -> int:
 
 def retry(tasks: TaskContext, execution_id: str, arguments: Arguments) -> int:
     """Execute it once more with the parameters it had; print the new id."""
-    from ctrl_exec.tasks import execution_requests
+    from ctrl_exec.tasks.execution import execution_requests
 
     execution = execution_requests.retry(
         tasks.store, tasks.identity, execution_id, lambda contents: _sealed(tasks, contents)
@@ -335,13 +335,13 @@ def retry(tasks: TaskContext, execution_id: str, arguments: Arguments) -> int:
 
 def encoded(tasks: TaskContext, execution: Execution) -> dict[str, Any]:
     """The execution as the API gives it."""
-    from ctrl_exec.tasks.execution_requests import encode_execution
+    from ctrl_exec.tasks.execution.execution_requests import encode_execution
 
     return encode_execution(tasks.store, execution, max_running=tasks.context.config.tasks_max_running)
 
 
 def _log_path(tasks: TaskContext, execution_id: str) -> str:
-    from ctrl_exec.tasks.carriage import ExecutionFiles
+    from ctrl_exec.tasks.execution.carriage import ExecutionFiles
 
     try:
         return ExecutionFiles(tasks.context.config.executions_dir).log_path(execution_id)
@@ -351,8 +351,8 @@ def _log_path(tasks: TaskContext, execution_id: str) -> str:
 
 def remove(tasks: TaskContext, execution_id: str, _arguments: Arguments) -> int:
     """Delete one that is over, with its log."""
-    from ctrl_exec.tasks import execution_requests
-    from ctrl_exec.tasks.carriage import ExecutionFiles
+    from ctrl_exec.tasks.execution import execution_requests
+    from ctrl_exec.tasks.execution.carriage import ExecutionFiles
 
     files = ExecutionFiles(tasks.context.config.executions_dir)
     execution_requests.remove(tasks.store, tasks.identity, execution_id, files)

@@ -44,7 +44,7 @@ def execute_notifier(context: Context, arguments: Arguments) -> int:
         if action == "test":
             return try_out(tasks, found[0])
         if action == "remove":
-            from ctrl_exec.tasks.notifiers import remove_notifier
+            from ctrl_exec.tasks.notification.notifiers import remove_notifier
 
             remove_notifier(tasks.store, tasks.identity, found[0].notifier_id)
             return tasks.say({"removed": found[0].notifier_id}, f"removed {found[0].name}")
@@ -85,7 +85,7 @@ def change_notifier(tasks: TaskContext, current: Notifier, action: str, argument
 
 
 def _save(tasks: TaskContext, wanted: dict[str, Any], current: Notifier | None) -> Found:
-    from ctrl_exec.tasks.notifiers import decode_notifier, save_notifier
+    from ctrl_exec.tasks.notification.notifiers import decode_notifier, save_notifier
 
     draft, secret = decode_notifier(wanted, current)
     return save_notifier(tasks.store, tasks.identity, tasks.sealer, draft, secret)
@@ -93,7 +93,7 @@ def _save(tasks: TaskContext, wanted: dict[str, Any], current: Notifier | None) 
 
 def try_out(tasks: TaskContext, notifier: Notifier) -> int:
     """Send a test; exit code 1 if it was not taken."""
-    from ctrl_exec.tasks.trial import send_test
+    from ctrl_exec.tasks.notification.trial import send_test
 
     fault = send_test(tasks.context.config, tasks.store, tasks.sealer, notifier)
     if fault is None:
@@ -135,7 +135,7 @@ def notifier_named(tasks: TaskContext, name: str, project_id: str | None) -> Fou
 
 
 def _all(tasks: TaskContext, project_id: str | None) -> list[Found]:
-    from ctrl_exec.tasks.notifiers import list_notifiers as read
+    from ctrl_exec.tasks.notification.notifiers import list_notifiers as read
 
     wanted = {} if project_id is None else {"project_id": project_id}
     return tasks.all_pages(
@@ -146,7 +146,7 @@ def _all(tasks: TaskContext, project_id: str | None) -> list[Found]:
 
 def encoded(found: Found) -> dict[str, Any]:
     """The notifier as the API gives it."""
-    from ctrl_exec.tasks.notifiers import encode_notifier
+    from ctrl_exec.tasks.notification.notifiers import encode_notifier
 
     return encode_notifier(found[0], has_secret=found[1])
 

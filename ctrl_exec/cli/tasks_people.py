@@ -48,8 +48,8 @@ def execute_user(context: Context, arguments: Arguments) -> int:
 
 def show_user(tasks: TaskContext, user: User) -> int:
     """Show a user, with the roles they have of their own and by teams."""
-    from ctrl_exec.tasks.identity import roles_of
-    from ctrl_exec.tasks.users import encode_user
+    from ctrl_exec.tasks.people.identity import roles_of
+    from ctrl_exec.tasks.people.users import encode_user
 
     sql = "SELECT name FROM teams JOIN members USING (team_id) WHERE user_id = ? ORDER BY name"
     teams = [row["name"] for row in tasks.store.rows(sql, (user.user_id,))]
@@ -60,7 +60,7 @@ def show_user(tasks: TaskContext, user: User) -> int:
 
 def list_users(tasks: TaskContext) -> int:
     """Show all users."""
-    from ctrl_exec.tasks import users
+    from ctrl_exec.tasks.people import users
 
     found = tasks.all_pages(
         lambda after: users.list_users(tasks.store, limit=_PAGE, after_id=after), "user_id"
@@ -81,9 +81,9 @@ def list_users(tasks: TaskContext) -> int:
 
 def add_user(tasks: TaskContext, arguments: Arguments) -> int:
     """Add a user with the password that is given, typed, or piped in."""
-    from ctrl_exec.tasks import users
     from ctrl_exec.tasks.models import User
-    from ctrl_exec.tasks.passwords import hash_password
+    from ctrl_exec.tasks.people import users
+    from ctrl_exec.tasks.people.passwords import hash_password
 
     name = users.check_user_name(arguments.words[1])
     password = "" if arguments.flag("no-password") else hash_password(read_password(tasks, arguments))
@@ -98,8 +98,8 @@ def add_user(tasks: TaskContext, arguments: Arguments) -> int:
 def change_user(tasks: TaskContext, arguments: Arguments, action: str, user: User) -> int:
     """Do one of the changes to one user."""
     from ctrl_exec.common.value import replace
-    from ctrl_exec.tasks import users
-    from ctrl_exec.tasks.passwords import hash_password
+    from ctrl_exec.tasks.people import users
+    from ctrl_exec.tasks.people.passwords import hash_password
 
     if action == "remove":
         users.remove_user(tasks.store, tasks.identity, user.user_id)
@@ -122,7 +122,7 @@ def edited(user: User, arguments: Arguments) -> User:
         UsageError: they change nothing, or contradict each other.
     """
     from ctrl_exec.common.value import replace
-    from ctrl_exec.tasks.users import check_user_name
+    from ctrl_exec.tasks.people.users import check_user_name
 
     name, rises, falls = arguments.text("name"), arguments.flag("admin"), arguments.flag("no-admin")
     if rises == falls and (rises or name is None):
@@ -157,7 +157,7 @@ def user_named(tasks: TaskContext, name: str) -> User:
     Raises:
         NotFoundError: there is none.
     """
-    from ctrl_exec.tasks.users import find_user_by_name
+    from ctrl_exec.tasks.people.users import find_user_by_name
 
     user = find_user_by_name(tasks.store, name)
     if user is None:
@@ -183,7 +183,7 @@ def revoke_token(tasks: TaskContext, word: str, arguments: Arguments) -> int:
         NotFoundError: there is none.
         ConflictError: several have that name.
     """
-    from ctrl_exec.tasks.personal import revoke_personal
+    from ctrl_exec.tasks.people.personal import revoke_personal
 
     named = [each for each in _tokens(tasks, None) if word in (each.token_id, each.name)]
     owners = arguments.text("username")
@@ -199,7 +199,7 @@ def revoke_token(tasks: TaskContext, word: str, arguments: Arguments) -> int:
 
 def create_token(tasks: TaskContext, arguments: Arguments) -> int:
     """Make a token for a user and print its value alone, this once."""
-    from ctrl_exec.tasks.personal import create_personal, decode_personal, encode_personal
+    from ctrl_exec.tasks.people.personal import create_personal, decode_personal, encode_personal
 
     name = arguments.text("username")
     if name is None:
@@ -222,7 +222,7 @@ def create_token(tasks: TaskContext, arguments: Arguments) -> int:
 
 def list_tokens(tasks: TaskContext, arguments: Arguments) -> int:
     """Show the tokens that were not revoked, without their values."""
-    from ctrl_exec.tasks.personal import encode_personal
+    from ctrl_exec.tasks.people.personal import encode_personal
 
     name = arguments.text("username")
     user_id = None if name is None else user_named(tasks, name).user_id
@@ -239,7 +239,7 @@ def list_tokens(tasks: TaskContext, arguments: Arguments) -> int:
 
 
 def _tokens(tasks: TaskContext, user_id: str | None) -> list[Token]:
-    from ctrl_exec.tasks.tokens import list_personal
+    from ctrl_exec.tasks.people.tokens import list_personal
 
     return tasks.all_pages(
         lambda after: list_personal(tasks.store, user_id, limit=_PAGE, after_id=after), "token_id"

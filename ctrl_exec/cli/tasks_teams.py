@@ -34,11 +34,11 @@ def execute_team(context: Context, arguments: Arguments) -> int:
             return create_team(tasks, words[0], words[1:])
         team = team_named(tasks, words[0])
         if action == "show":
-            from ctrl_exec.tasks.teams import encode_team
+            from ctrl_exec.tasks.people.teams import encode_team
 
             return tasks.show(encode_team(team))
         if action == "remove":
-            from ctrl_exec.tasks.teams import remove_team
+            from ctrl_exec.tasks.people.teams import remove_team
 
             remove_team(tasks.store, tasks.identity, team.team_id)
             return tasks.say({"removed": team.name}, f"removed {team.name}")
@@ -47,7 +47,7 @@ def execute_team(context: Context, arguments: Arguments) -> int:
 
 def create_team(tasks: TaskContext, name: str, members: tuple[str, ...]) -> int:
     """Make a team."""
-    from ctrl_exec.tasks.teams import decode_team, encode_team, save_team
+    from ctrl_exec.tasks.people.teams import decode_team, encode_team, save_team
 
     draft = decode_team({"name": name, "userIds": _ids(tasks, members)})
     team = save_team(tasks.store, tasks.identity, draft)
@@ -56,7 +56,7 @@ def create_team(tasks: TaskContext, name: str, members: tuple[str, ...]) -> int:
 
 def change_team(tasks: TaskContext, team: Team, action: str, words: tuple[str, ...]) -> int:
     """Take users in, let them go, or rename the team."""
-    from ctrl_exec.tasks.teams import decode_team, encode_team, save_team
+    from ctrl_exec.tasks.people.teams import decode_team, encode_team, save_team
 
     if action == "rename":
         draft = decode_team({"name": words[0]}, team)
@@ -73,7 +73,7 @@ def change_team(tasks: TaskContext, team: Team, action: str, words: tuple[str, .
 
 def list_teams(tasks: TaskContext) -> int:
     """Show all teams."""
-    from ctrl_exec.tasks.teams import encode_team
+    from ctrl_exec.tasks.people.teams import encode_team
 
     found = _all(tasks)
     rows = [(team.name, _shown(tasks, team), team.team_id) for team in found]
@@ -88,7 +88,7 @@ def team_named(tasks: TaskContext, name: str) -> Team:
     Raises:
         NotFoundError: there is none.
     """
-    from ctrl_exec.tasks.teams import find_team
+    from ctrl_exec.tasks.people.teams import find_team
 
     row = tasks.store.row("SELECT team_id FROM teams WHERE name = ? OR team_id = ?", (name, name))
     if row is None:
@@ -103,7 +103,7 @@ def team_name(tasks: TaskContext, team_id: str) -> str:
 
 
 def _all(tasks: TaskContext) -> list[Team]:
-    from ctrl_exec.tasks.teams import list_teams as read
+    from ctrl_exec.tasks.people.teams import list_teams as read
 
     return tasks.all_pages(lambda after: read(tasks.store, limit=_PAGE, after_id=after), "team_id")
 

@@ -38,11 +38,11 @@ def execute_webhook(context: Context, arguments: Arguments) -> int:
             return create_webhook(tasks, arguments)
         webhook = webhook_named(tasks, words[0], arguments.text("project"))
         if action == "show":
-            from ctrl_exec.tasks.webhooks import encode_webhook
+            from ctrl_exec.tasks.inbound.webhooks import encode_webhook
 
             return tasks.show(encode_webhook(webhook))
         if action == "remove":
-            from ctrl_exec.tasks.webhooks import remove_webhook
+            from ctrl_exec.tasks.inbound.webhooks import remove_webhook
 
             remove_webhook(tasks.store, tasks.identity, webhook.webhook_id)
             return tasks.say({"removed": webhook.webhook_id}, f"removed {webhook.name}")
@@ -126,7 +126,7 @@ def change_webhook(tasks: TaskContext, current: Webhook, action: str, arguments:
 
 def _save(tasks: TaskContext, wanted: dict[str, Any], current: Webhook | None) -> Webhook:
     from ctrl_exec.common.value import replace
-    from ctrl_exec.tasks.webhooks import decode_webhook, save_webhook
+    from ctrl_exec.tasks.inbound.webhooks import decode_webhook, save_webhook
 
     draft, secret = decode_webhook(wanted, current)
     identity = tasks.identity
@@ -137,7 +137,7 @@ def _save(tasks: TaskContext, wanted: dict[str, Any], current: Webhook | None) -
 
 
 def _tell(tasks: TaskContext, webhook: Webhook, secret: str, words: str) -> int:
-    from ctrl_exec.tasks.webhooks import encode_webhook
+    from ctrl_exec.tasks.inbound.webhooks import encode_webhook
 
     document = {"ok": True, **encode_webhook(webhook), "path": f"/hooks/{webhook.webhook_id}"}
 
@@ -153,7 +153,7 @@ def _tell(tasks: TaskContext, webhook: Webhook, secret: str, words: str) -> int:
 def list_webhooks(tasks: TaskContext, arguments: Arguments) -> int:
     """Show those of one project or of all."""
     from ctrl_exec.cli.tasks_definitions import task_name
-    from ctrl_exec.tasks.webhooks import encode_webhook
+    from ctrl_exec.tasks.inbound.webhooks import encode_webhook
 
     found = _all(tasks, arguments.text("project"))
     rows = [
@@ -179,7 +179,7 @@ def webhook_named(tasks: TaskContext, name: str, project_id: str | None) -> Webh
 
 
 def _all(tasks: TaskContext, project_id: str | None) -> list[Webhook]:
-    from ctrl_exec.tasks.webhooks import list_webhooks as read
+    from ctrl_exec.tasks.inbound.webhooks import list_webhooks as read
 
     wanted = {} if project_id is None else {"project_id": project_id}
     return tasks.all_pages(

@@ -12,8 +12,9 @@ from ctrl_exec.common.errors import ConfigError, CtrlExecError, ProgramError, Se
 from ctrl_exec.common.process import detach
 from ctrl_exec.common.suppression import suppress
 from ctrl_exec.scheduler.news import News
-from ctrl_exec.tasks import starting, workflows
-from ctrl_exec.tasks.carriage import ExecutionFiles, give_back, new_claimer
+from ctrl_exec.tasks.execution import starting
+from ctrl_exec.tasks.execution.carriage import ExecutionFiles, give_back, new_claimer
+from ctrl_exec.tasks.workflow import workflows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
 
     from ctrl_exec.config import Config
     from ctrl_exec.dispatcher import Dispatcher
-    from ctrl_exec.tasks.execution_carrier import CarrierParts
-    from ctrl_exec.tasks.lifecycle import Outcome
+    from ctrl_exec.tasks.execution.execution_carrier import CarrierParts
+    from ctrl_exec.tasks.execution.lifecycle import Outcome
     from ctrl_exec.tasks.models import Execution
-    from ctrl_exec.tasks.outgoing import Allowance
+    from ctrl_exec.tasks.outbound.outgoing import Allowance
     from ctrl_exec.tasks.store import Store
 
 DAY_S = 86_400
@@ -83,7 +84,7 @@ class Executions:
             raise
 
     def _carry(self, execution_id: str, claimer: str) -> int:
-        from ctrl_exec.tasks.execution_carrier import carry
+        from ctrl_exec.tasks.execution.execution_carrier import carry
 
         try:
             carry(self._parts(), execution_id, claimer)
@@ -93,7 +94,7 @@ class Executions:
         return 0
 
     def _parts(self) -> CarrierParts:
-        from ctrl_exec.tasks.execution_carrier import CarrierParts
+        from ctrl_exec.tasks.execution.execution_carrier import CarrierParts
 
         config = self._dispatcher.config
         return CarrierParts(
@@ -108,7 +109,7 @@ class Executions:
         )
 
     def _secrets(self, store: Store, execution: Execution) -> tuple[Mapping[str, str], Mapping[str, str]]:
-        from ctrl_exec.tasks.executions import sealed_parameters
+        from ctrl_exec.tasks.execution.executions import sealed_parameters
         from ctrl_exec.tasks.project_secrets import load_secrets
         from ctrl_exec.tasks.sealing import Sealer, unseal_parameters
 
@@ -148,7 +149,7 @@ class Executions:
 
     def purge(self) -> None:
         """Remove what is old. Raises: StorageError."""
-        from ctrl_exec.tasks.once import settle_keys
+        from ctrl_exec.tasks.execution.once import settle_keys
         from ctrl_exec.tasks.purge import Purged, purge
 
         settle_keys(self._store, self._dispatcher.idempotency_keys)
@@ -161,7 +162,7 @@ class Executions:
 
     def tell_long(self) -> None:
         """Have news of what takes too long. Raises: StorageError."""
-        from ctrl_exec.tasks.news import note_long
+        from ctrl_exec.tasks.notification.news import note_long
 
         note_long(self._store)
 
@@ -173,7 +174,7 @@ class Executions:
 
 def allowance_of(config: Config) -> Allowance:
     """What outgoing requests may reach besides public addresses. Raises: ConfigError."""
-    from ctrl_exec.tasks.outgoing import Allowance, read_allowance
+    from ctrl_exec.tasks.outbound.outgoing import Allowance, read_allowance
 
     if not config.tasks_outgoing_allow:  # most sites: nothing of the kind is loaded for them
         return Allowance()

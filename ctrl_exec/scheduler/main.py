@@ -32,8 +32,8 @@ from ctrl_exec.dispatcher import open_dispatcher
 from ctrl_exec.scheduler.executions import Executions
 from ctrl_exec.scheduler.task_clock import TaskClock
 from ctrl_exec.scheduler.timetable import Duty, Timetable, cron, every
+from ctrl_exec.tasks.clock.zones import local_zone
 from ctrl_exec.tasks.opening import open_store, wake_directory
-from ctrl_exec.tasks.zones import local_zone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

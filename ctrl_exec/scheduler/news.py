@@ -10,7 +10,7 @@ import os
 from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.errors import CtrlExecError
 from ctrl_exec.common.process import end_group, fork_child, wait_status
-from ctrl_exec.tasks import news
+from ctrl_exec.tasks.notification import news
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class News:
         self._children[notifier_id] = (pid, monotonic() + LONGEST_S)
 
     def _send(self, notifier_id: str) -> int:
-        from ctrl_exec.tasks.news_sender import send_waiting
-        from ctrl_exec.tasks.posting import posting_of
+        from ctrl_exec.tasks.notification.news_sender import send_waiting
+        from ctrl_exec.tasks.notification.posting import posting_of
         from ctrl_exec.tasks.sealing import Sealer
 
         os.setpgid(0, 0)

@@ -10,8 +10,8 @@ import os
 
 from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.errors import CtrlExecError
-from ctrl_exec.tasks.clockwork import Clockwork
-from ctrl_exec.tasks.wake import WakeSocket
+from ctrl_exec.tasks.clock.clockwork import Clockwork
+from ctrl_exec.tasks.clock.wake import WakeSocket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

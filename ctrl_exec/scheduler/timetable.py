@@ -1,14 +1,14 @@
 """What is due at a moment: a pure module, in which time is an argument.
 
 Owns the rule for missed moments of the scheduler's own duties: what was due several times while nobody
-looked is due once. Tasks have rules of their own (`ctrl_exec.tasks.schedule`).
+looked is due once. Tasks have rules of their own (`ctrl_exec.tasks.clock.schedule`).
 """
 
 from __future__ import annotations
 
 from ctrl_exec.common.errors import ConfigError, InvalidInputError
 from ctrl_exec.common.value import value
-from ctrl_exec.tasks.cron import parse_cron
+from ctrl_exec.tasks.clock.cron import parse_cron
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

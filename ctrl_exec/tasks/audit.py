@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import sqlite3
     from typing import Any
 
-    from ctrl_exec.tasks.identity import Identity
+    from ctrl_exec.tasks.people.identity import Identity
     from ctrl_exec.tasks.store import Store
 
 MASK = "••••"

@@ -8,9 +8,9 @@ from __future__ import annotations
 from ctrl_exec.common.errors import DeniedError, InvalidInputError
 from ctrl_exec.tasks.forms import raise_faults
 from ctrl_exec.tasks.models import AgentScript, HttpRequest, LocalCommand, Task, Workflow
-from ctrl_exec.tasks.nesting import nesting_faults
 from ctrl_exec.tasks.parameters import override_faults, secret_names
 from ctrl_exec.tasks.templates import names_in
+from ctrl_exec.tasks.workflow.nesting import nesting_faults
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,19 +55,19 @@ def _clock_faults(task: Task) -> Iterator[tuple[str, str]]:
 
 
 def _parse(expression: str, allow_seconds: bool) -> None:
-    from ctrl_exec.tasks.cron import parse_cron
+    from ctrl_exec.tasks.clock.cron import parse_cron
 
     parse_cron(expression, allow_seconds=allow_seconds)
 
 
 def _find_zone(name: str) -> None:
-    from ctrl_exec.tasks.zones import zone_named
+    from ctrl_exec.tasks.clock.zones import zone_named
 
     zone_named(name)
 
 
 def _read_calendar(calendar: Calendar) -> None:
-    from ctrl_exec.tasks.calendar import read_calendar
+    from ctrl_exec.tasks.clock.calendar import read_calendar
 
     read_calendar(calendar.mode, calendar.dates, calendar.ical)
 

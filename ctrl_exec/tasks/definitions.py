@@ -12,12 +12,12 @@ from ctrl_exec.common.errors import ConflictError, InvalidInputError, NotFoundEr
 from ctrl_exec.common.value import replace
 from ctrl_exec.tasks import audit
 from ctrl_exec.tasks.checks import check_task
+from ctrl_exec.tasks.clock.timers import set_timers
 from ctrl_exec.tasks.codec import decode_task, encode_definition, encode_task
 from ctrl_exec.tasks.models import EXECUTOR, LOCAL_COMMAND, OPEN_STATUSES, VIEWER, Task
+from ctrl_exec.tasks.people.rights import rights_to_leave
 from ctrl_exec.tasks.projects import narrowed, visible_condition
-from ctrl_exec.tasks.rights import rights_to_leave
 from ctrl_exec.tasks.store import packed
-from ctrl_exec.tasks.timers import set_timers
 from ctrl_exec.tasks.ulid import new_ulid
 
 TYPE_CHECKING = False
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from ctrl_exec.tasks.identity import Identity
+    from ctrl_exec.tasks.people.identity import Identity
     from ctrl_exec.tasks.store import Store
 
 _COLUMNS = "task_id, user_id, created_ns, updated_ns, version, rights, definition"
@@ -125,7 +125,7 @@ def remove_task(
     Raises: NotFoundError; DeniedError; PreconditionError; ConflictError while one is under way, or a
     workflow has it as a step.
     """
-    from ctrl_exec.tasks.forgetting import forget_history
+    from ctrl_exec.tasks.execution.forgetting import forget_history
 
     _require_removable(store, identity, task_id, versions)
     forget_history(store, "task", task_id)

@@ -17,8 +17,9 @@ from ctrl_exec.tasks.codec import decode_task, encode_definition
 from ctrl_exec.tasks.constants import decode_constant, encode_constant, load_constants, save_constant
 from ctrl_exec.tasks.definitions import finder_of, insert_task, list_tasks
 from ctrl_exec.tasks.forms import Form, raise_faults
+from ctrl_exec.tasks.inbound.webhooks import decode_webhook, encode_webhook, list_webhooks, save_webhook
 from ctrl_exec.tasks.models import Notifier, Project, Secret, Task, Webhook
-from ctrl_exec.tasks.notifiers import (
+from ctrl_exec.tasks.notification.notifiers import (
     NEEDS_SECRET,
     decode_notifier,
     encode_notifier,
@@ -26,18 +27,17 @@ from ctrl_exec.tasks.notifiers import (
     save_notifier,
 )
 from ctrl_exec.tasks.parameters import NAME
+from ctrl_exec.tasks.people.rights import rights_to_leave
 from ctrl_exec.tasks.project_secrets import save_secret
 from ctrl_exec.tasks.projects import add_project, decode_project, encode_project, find_project
-from ctrl_exec.tasks.rights import rights_to_leave
 from ctrl_exec.tasks.ulid import ULID, new_ulid, time_of
-from ctrl_exec.tasks.webhooks import decode_webhook, encode_webhook, list_webhooks, save_webhook
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from ctrl_exec.tasks.identity import Identity
+    from ctrl_exec.tasks.people.identity import Identity
     from ctrl_exec.tasks.sealing import Sealer
     from ctrl_exec.tasks.store import Store
 

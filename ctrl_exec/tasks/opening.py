@@ -5,8 +5,8 @@ Owns where it is, and that schedulers hear of what changes in it. Every program 
 
 from __future__ import annotations
 
+from ctrl_exec.tasks.clock.wake import wake_schedulers
 from ctrl_exec.tasks.store import Store
-from ctrl_exec.tasks.wake import wake_schedulers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

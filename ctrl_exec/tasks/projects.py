@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import sqlite3
     from typing import Any
 
-    from ctrl_exec.tasks.identity import Identity
+    from ctrl_exec.tasks.people.identity import Identity
     from ctrl_exec.tasks.store import Store
 
 _SLUG_LIMIT = 64
@@ -163,7 +163,7 @@ def remove_project(store: Store, identity: Identity, project_id: str) -> None:
     """
     before = find_project(store, identity, project_id)
     identity.require_administrator()
-    from ctrl_exec.tasks.forgetting import forget_history
+    from ctrl_exec.tasks.execution.forgetting import forget_history
 
     _require_idle(store, project_id)
     forget_history(store, "project", project_id)

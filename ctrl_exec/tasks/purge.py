@@ -13,22 +13,22 @@ import time
 from ctrl_exec.common.errors import NotFoundError
 from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import value
-from ctrl_exec.tasks import lifecycle
 from ctrl_exec.tasks.audit import purge_audit
 from ctrl_exec.tasks.definitions import load_task
-from ctrl_exec.tasks.deliveries import forget_old
-from ctrl_exec.tasks.execution_log import remove_log
-from ctrl_exec.tasks.executions import find_execution
+from ctrl_exec.tasks.execution import lifecycle
+from ctrl_exec.tasks.execution.execution_log import remove_log
+from ctrl_exec.tasks.execution.executions import find_execution
+from ctrl_exec.tasks.inbound.deliveries import forget_old
 from ctrl_exec.tasks.models import OPEN_STATUSES
+from ctrl_exec.tasks.people.tokens import purge_personal, purge_tokens
 from ctrl_exec.tasks.projects import load_project
-from ctrl_exec.tasks.tokens import purge_personal, purge_tokens
 from ctrl_exec.tasks.ulid import first_ulid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ctrl_exec.tasks.carriage import ExecutionFiles
+    from ctrl_exec.tasks.execution.carriage import ExecutionFiles
     from ctrl_exec.tasks.store import Store
 
 SLICE = 100

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ctrl_exec.tasks import carriage
-from ctrl_exec.tasks.executions import find_execution
+from ctrl_exec.tasks.clock.wake import wake_schedulers
+from ctrl_exec.tasks.execution import carriage
+from ctrl_exec.tasks.execution.executions import find_execution
 from ctrl_exec.tasks.models import Task
-from ctrl_exec.tasks.wake import wake_schedulers
 from tests.support.polling import eventually
 from tests.support.processes import Running
 from tests.support.stepped_clock import SteppedClock

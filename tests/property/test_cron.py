@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ctrl_exec.tasks.cron import parse_cron
-from ctrl_exec.tasks.zones import zone_named
+from ctrl_exec.tasks.clock.cron import parse_cron
+from ctrl_exec.tasks.clock.zones import zone_named
 
 ZONES = (
     "UTC", "Europe/Berlin", "Europe/Dublin", "America/New_York", "America/St_Johns", "America/Sao_Paulo",

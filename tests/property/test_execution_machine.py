@@ -13,10 +13,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ctrl_exec.tasks import carriage
-from ctrl_exec.tasks.carriage import ExecutionFiles
+from ctrl_exec.tasks.clock.timers import list_timers
 from ctrl_exec.tasks.definitions import create_task, load_task
-from ctrl_exec.tasks.executions import (
+from ctrl_exec.tasks.execution import carriage
+from ctrl_exec.tasks.execution.carriage import ExecutionFiles
+from ctrl_exec.tasks.execution.executions import (
     ExecutionFilter,
     PolicyError,
     Start,
@@ -24,14 +25,13 @@ from ctrl_exec.tasks.executions import (
     list_executions,
     request_execution,
 )
-from ctrl_exec.tasks.identity import local_identity
-from ctrl_exec.tasks.lifecycle import NS, Outcome
+from ctrl_exec.tasks.execution.lifecycle import NS, Outcome
+from ctrl_exec.tasks.execution.starting import claim_next, next_moment_ns, recover, waits_for
 from ctrl_exec.tasks.models import Project, User
+from ctrl_exec.tasks.people.identity import local_identity
+from ctrl_exec.tasks.people.users import add_user
 from ctrl_exec.tasks.projects import add_project
-from ctrl_exec.tasks.starting import claim_next, next_moment_ns, recover, waits_for
 from ctrl_exec.tasks.store import Store
-from ctrl_exec.tasks.timers import list_timers
-from ctrl_exec.tasks.users import add_user
 
 BEGAN_NS = 1_727_647_374 * NS
 MOST_RUNNING, MOST_CONCURRENT, ATTEMPTS = 3, 2, 3

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from ctrl_exec.common.log import Log
-from ctrl_exec.tasks import approvals, carriage, execution_requests
-from ctrl_exec.tasks.carriage import ExecutionFiles
 from ctrl_exec.tasks.definitions import create_task, load_task
-from ctrl_exec.tasks.execution_log import read_log
-from ctrl_exec.tasks.executions import ExecutionFilter, claim, find_execution, list_executions
-from ctrl_exec.tasks.identity import Identity, local_identity, user_identity
-from ctrl_exec.tasks.lifecycle import Outcome
+from ctrl_exec.tasks.execution import carriage, execution_requests
+from ctrl_exec.tasks.execution.carriage import ExecutionFiles
+from ctrl_exec.tasks.execution.execution_log import read_log
+from ctrl_exec.tasks.execution.executions import ExecutionFilter, claim, find_execution, list_executions
+from ctrl_exec.tasks.execution.lifecycle import Outcome
 from ctrl_exec.tasks.models import ROLES, Execution, Project, Role, User
+from ctrl_exec.tasks.people.identity import Identity, local_identity, user_identity
+from ctrl_exec.tasks.people.users import add_user
 from ctrl_exec.tasks.projects import add_project, set_roles
 from ctrl_exec.tasks.store import Store
-from ctrl_exec.tasks.users import add_user
-from ctrl_exec.tasks.workflows import WorkflowParts, move_on
+from ctrl_exec.tasks.workflow import approvals
+from ctrl_exec.tasks.workflow.workflows import WorkflowParts, move_on
 
 PROJECT, OTHER = "home", "elsewhere"
 SECRET = "hunter2-hunter2"

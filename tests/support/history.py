@@ -9,13 +9,13 @@ from itertools import product
 from typing import Any
 
 from ctrl_exec.tasks.definitions import create_task
-from ctrl_exec.tasks.identity import local_identity
 from ctrl_exec.tasks.models import Project, Role, Token, User
+from ctrl_exec.tasks.people.identity import local_identity
+from ctrl_exec.tasks.people.tokens import create_token
+from ctrl_exec.tasks.people.users import add_user
 from ctrl_exec.tasks.projects import add_project, set_roles
 from ctrl_exec.tasks.store import Store
-from ctrl_exec.tasks.tokens import create_token
 from ctrl_exec.tasks.ulid import new_ulid
-from ctrl_exec.tasks.users import add_user
 
 NS = 1_000_000_000
 DAY_NS = 86_400 * NS

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ctrl_exec.tasks.identity import Identity, local_identity
 from ctrl_exec.tasks.models import ROLES, Project, Role, Token, User
+from ctrl_exec.tasks.people.identity import Identity, local_identity
+from ctrl_exec.tasks.people.tokens import create_token
+from ctrl_exec.tasks.people.users import add_user
 from ctrl_exec.tasks.projects import add_project, set_roles
 from ctrl_exec.tasks.store import Store
-from ctrl_exec.tasks.tokens import create_token
-from ctrl_exec.tasks.users import add_user
 from tests.support.contract import check_answer
 from tests.support.fleet import Answer, Fleet
 from tests.support.processes import ROOT

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ctrl_exec.tasks.executions import ExecutionFilter, list_executions
+from ctrl_exec.tasks.execution.executions import ExecutionFilter, list_executions
 from ctrl_exec.tasks.models import OPEN_STATUSES, Execution
 from tests.support.fleet import Fleet
 from tests.support.office import PROJECT, Office

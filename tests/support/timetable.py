@@ -7,12 +7,12 @@ from typing import Any
 
 from ctrl_exec.tasks.codec import encode_task
 from ctrl_exec.tasks.definitions import change_task, create_task
-from ctrl_exec.tasks.executions import ExecutionFilter, list_executions
-from ctrl_exec.tasks.identity import local_identity
+from ctrl_exec.tasks.execution.executions import ExecutionFilter, list_executions
 from ctrl_exec.tasks.models import Execution, Project, Task, User
+from ctrl_exec.tasks.people.identity import local_identity
+from ctrl_exec.tasks.people.users import add_user
 from ctrl_exec.tasks.projects import add_project
 from ctrl_exec.tasks.store import Store
-from ctrl_exec.tasks.users import add_user
 
 PROJECT = "clockwork"
 NS = 1_000_000_000

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ctrl_exec.common.routing import Request, Response
     from ctrl_exec.config import Config
     from ctrl_exec.services.transport import Interrupt
-    from ctrl_exec.tasks.identity import Identity
+    from ctrl_exec.tasks.people.identity import Identity
     from ctrl_exec.tasks.sealing import Sealer
     from ctrl_exec.tasks.store import Store
 

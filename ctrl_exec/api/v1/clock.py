@@ -21,14 +21,14 @@ _MOST_DIGITS = 4
 
 def preview(asking: Asking) -> Response:
     """`POST /api/v1/cron/preview`."""
-    from ctrl_exec.tasks.preview import answer
+    from ctrl_exec.tasks.clock.preview import answer
 
     return json_response(200, answer(asking.document, asking.store.clock_ns(), _local_zone(asking)))
 
 
 def upcoming(asking: Asking) -> Response:
     """`GET /api/v1/tasks/{taskId}/upcoming`."""
-    from ctrl_exec.tasks import upcoming as starts
+    from ctrl_exec.tasks.clock import upcoming as starts
     from ctrl_exec.tasks.definitions import find_task
 
     task = find_task(asking.store, asking.identity, asking.parameters["taskId"])
@@ -43,7 +43,7 @@ def upcoming(asking: Asking) -> Response:
 
 def agenda(asking: Asking) -> Response:
     """`GET /api/v1/upcoming`: the next starts of all tasks one may see."""
-    from ctrl_exec.tasks import agenda as starts
+    from ctrl_exec.tasks.clock import agenda as starts
 
     query = query_of(asking.request, AGENDA_KEYS)
     limit, cursor = page_of(query)
@@ -61,7 +61,7 @@ def agenda(asking: Asking) -> Response:
 
 
 def _local_zone(asking: Asking) -> tzinfo:
-    from ctrl_exec.tasks.zones import local_zone
+    from ctrl_exec.tasks.clock.zones import local_zone
 
     return local_zone(asking.dispatcher.environment)
 

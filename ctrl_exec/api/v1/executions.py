@@ -40,7 +40,7 @@ _TEXT = "text/plain; charset=utf-8"
 
 def create(asking: Asking) -> Response:
     """`POST /api/v1/executions`."""
-    from ctrl_exec.tasks.execution_requests import start
+    from ctrl_exec.tasks.execution.execution_requests import start
 
     if asking.request.header("idempotency-key") is not None:
         return _create_once(asking)
@@ -52,7 +52,7 @@ def _create_once(asking: Asking) -> Response:
     from ctrl_exec.api.once import REPLAYED, once_of
     from ctrl_exec.operations.carrier import Pause
     from ctrl_exec.services.idempotency import KeyUse
-    from ctrl_exec.tasks.once import start_once
+    from ctrl_exec.tasks.execution.once import start_once
 
     once = once_of(asking.request, asking.document)
     # the user's, not the token's: an hour later the same client may have another access token
@@ -73,7 +73,7 @@ def _created(asking: Asking, execution: Execution, headers: tuple[tuple[str, str
 
 def index(asking: Asking) -> Response:
     """`GET /api/v1/executions`."""
-    from ctrl_exec.tasks.execution_requests import listed
+    from ctrl_exec.tasks.execution.execution_requests import listed
 
     query = query_of(asking.request, LIST_KEYS)
     limit, cursor = page_of(query)
@@ -84,7 +84,7 @@ def index(asking: Asking) -> Response:
 
 
 def _filter(query: dict[str, str]) -> Any:
-    from ctrl_exec.tasks.executions import ExecutionFilter
+    from ctrl_exec.tasks.execution.executions import ExecutionFilter
     from ctrl_exec.tasks.models import STATUSES
 
     statuses = tuple(each for each in query.get("status", "").split(",") if each)
@@ -103,42 +103,42 @@ def _filter(query: dict[str, str]) -> Any:
 
 def show(asking: Asking) -> Response:
     """`GET /api/v1/executions/{executionId}`."""
-    from ctrl_exec.tasks.execution_requests import find
+    from ctrl_exec.tasks.execution.execution_requests import find
 
     return _response(asking, 200, find(asking.store, asking.identity, _id(asking)))
 
 
 def abort(asking: Asking) -> Response:
     """`POST /api/v1/executions/{executionId}/abort`."""
-    from ctrl_exec.tasks.execution_requests import abort as end
+    from ctrl_exec.tasks.execution.execution_requests import abort as end
 
     return _response(asking, 202, end(asking.store, asking.identity, _id(asking)))
 
 
 def retry(asking: Asking) -> Response:
     """`POST /api/v1/executions/{executionId}/retry`."""
-    from ctrl_exec.tasks.execution_requests import retry as start_again
+    from ctrl_exec.tasks.execution.execution_requests import retry as start_again
 
     return _created(asking, start_again(asking.store, asking.identity, _id(asking), asking.seal))
 
 
 def approve(asking: Asking) -> Response:
     """`POST /api/v1/executions/{executionId}/approve`."""
-    from ctrl_exec.tasks.approvals import APPROVED
+    from ctrl_exec.tasks.workflow.approvals import APPROVED
 
     return _decide(asking, APPROVED)
 
 
 def reject(asking: Asking) -> Response:
     """`POST /api/v1/executions/{executionId}/reject`."""
-    from ctrl_exec.tasks.approvals import REJECTED
+    from ctrl_exec.tasks.workflow.approvals import REJECTED
 
     return _decide(asking, REJECTED)
 
 
 def _decide(asking: Asking, verdict: str) -> Response:
-    from ctrl_exec.tasks.approvals import decide
     from ctrl_exec.tasks.project_secrets import load_secrets
+    from ctrl_exec.tasks.workflow.approvals import decide
 
     def secrets(execution: Execution) -> Iterable[str]:
         return load_secrets(asking.store, asking.sealer, execution.project_id).values()
@@ -149,7 +149,7 @@ def _decide(asking: Asking, verdict: str) -> Response:
 
 def remove(asking: Asking) -> Response:
     """`DELETE /api/v1/executions/{executionId}`."""
-    from ctrl_exec.tasks.execution_requests import remove as delete
+    from ctrl_exec.tasks.execution.execution_requests import remove as delete
 
     delete(asking.store, asking.identity, _id(asking), _files(asking))
     return Response(204)
@@ -157,8 +157,8 @@ def remove(asking: Asking) -> Response:
 
 def log(asking: Asking) -> Response:
     """`GET /api/v1/executions/{executionId}/log`: text, a range of it, or its events as they come."""
-    from ctrl_exec.tasks.execution_log import log_parts
-    from ctrl_exec.tasks.execution_requests import find_for_log
+    from ctrl_exec.tasks.execution.execution_log import log_parts
+    from ctrl_exec.tasks.execution.execution_requests import find_for_log
 
     query = query_of(asking.request, LOG_KEYS)
     execution = find_for_log(asking.store, asking.identity, _id(asking))
@@ -184,7 +184,7 @@ def log(asking: Asking) -> Response:
 
 def _pieces(path: str, first: int = 0, last: int | None = None) -> Iterator[bytes]:
     """The log from its byte `first` to its byte `last`, never all of it in memory."""
-    from ctrl_exec.tasks.execution_log import read_log
+    from ctrl_exec.tasks.execution.execution_log import read_log
 
     at = 0
     for _, piece in read_log(path):
@@ -225,9 +225,9 @@ def _events(asking: Asking, execution_id: str, path: str, after: int) -> Iterato
     from codecs import getincrementaldecoder
 
     from ctrl_exec.operations.carrier import Pause
-    from ctrl_exec.tasks.execution_log import read_log
-    from ctrl_exec.tasks.execution_requests import is_final
-    from ctrl_exec.tasks.executions import find_execution
+    from ctrl_exec.tasks.execution.execution_log import read_log
+    from ctrl_exec.tasks.execution.execution_requests import is_final
+    from ctrl_exec.tasks.execution.executions import find_execution
 
     pause = Pause(asking.interrupt)
     judge = _Judge(asking, execution_id)
@@ -260,8 +260,8 @@ class _Judge:
         self._asked_at = monotonic()
 
     def permits(self) -> bool:
-        from ctrl_exec.tasks.execution_requests import find_for_log
-        from ctrl_exec.tasks.identity import renewed
+        from ctrl_exec.tasks.execution.execution_requests import find_for_log
+        from ctrl_exec.tasks.people.identity import renewed
 
         if monotonic() - self._asked_at < _JUDGE_EVERY_S:
             return True
@@ -283,13 +283,13 @@ def _id(asking: Asking) -> str:
 
 
 def _files(asking: Asking) -> Any:
-    from ctrl_exec.tasks.carriage import ExecutionFiles
+    from ctrl_exec.tasks.execution.carriage import ExecutionFiles
 
     return ExecutionFiles(asking.dispatcher.config.executions_dir)
 
 
 def _encoded(asking: Asking, execution: Execution, *, has_steps: bool = True) -> dict[str, Any]:
-    from ctrl_exec.tasks.execution_requests import encode_execution
+    from ctrl_exec.tasks.execution.execution_requests import encode_execution
 
     most = asking.dispatcher.config.tasks_max_running
     return encode_execution(asking.store, execution, max_running=most, has_steps=has_steps)

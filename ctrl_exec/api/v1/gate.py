@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ctrl_exec.common.routing import Match, Request, Response
     from ctrl_exec.dispatcher import Dispatcher
     from ctrl_exec.services.authority import Caller, Submitter
-    from ctrl_exec.tasks.identity import Identity
+    from ctrl_exec.tasks.people.identity import Identity
 
 _PROVEN_FOR_S = 1.0
 ACTION = "task"
@@ -45,11 +45,11 @@ class Gate:
         if os.path.exists(self.store.path):
             import sqlite3  # noqa: F401 - for the children
 
-            from ctrl_exec.tasks import definitions, identity, projects, users  # noqa: F401 - likewise
+            from ctrl_exec.tasks.people import identity, users  # noqa: F401 - likewise
 
     def identify(self, request: Request) -> Identity:
         """Who asks. Raises: UnauthorizedError; InvalidInputError."""
-        from ctrl_exec.tasks.identity import identify
+        from ctrl_exec.tasks.people.identity import identify
 
         source_ip = access.source_address(request, self._dispatcher.config)
         return identify(self.store, bearer_of(request), source_ip=source_ip)
@@ -64,7 +64,7 @@ class Gate:
         self._proven = None
         if not is_own_token(caller.token):
             return caller
-        from ctrl_exec.tasks.identity import identify
+        from ctrl_exec.tasks.people.identity import identify
 
         identity = identify(self.store, caller.token, source_ip=caller.source_ip)
         if caller.auth == "claimed" and caller.username.lower() != identity.username.lower():
@@ -86,8 +86,8 @@ class Gate:
         if caller.auth != "token" or self._proven is None:
             challenge = "invalid_token" if caller.token else ""
             raise UnauthorizedError("a token is needed: Authorization: Bearer ctpat_…", challenge=challenge)
-        from ctrl_exec.tasks.identity import OF_A_TASK
-        from ctrl_exec.tasks.oauth import check_core
+        from ctrl_exec.tasks.people.identity import OF_A_TASK
+        from ctrl_exec.tasks.people.oauth import check_core
 
         # what a task's script prints is in its log too, for those who may read it and without secrets
         is_direct = submitter is not None and submitter.source_ip != OF_A_TASK
@@ -96,13 +96,13 @@ class Gate:
     def _prove_again(self) -> None:
         """Whoever follows a run for long is asked about again: a token may be revoked meanwhile."""
         if self._proven is not None and monotonic() - self._proven_at > _PROVEN_FOR_S:
-            from ctrl_exec.tasks.identity import renewed
+            from ctrl_exec.tasks.people.identity import renewed
 
             self._proven, self._proven_at = renewed(self.store, self._proven), monotonic()
 
     def _check_limits(self, action: str) -> None:
         if self._proven is not None:
-            from ctrl_exec.tasks.oauth import check_limits
+            from ctrl_exec.tasks.people.oauth import check_limits
 
             check_limits(self._proven, action)
 

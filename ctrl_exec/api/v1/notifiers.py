@@ -20,7 +20,7 @@ LIST_KEYS = ("projectId", "kind", "q", "limit", "cursor")
 
 def create(asking: Asking) -> Response:
     """`POST /api/v1/notifiers`."""
-    from ctrl_exec.tasks.notifiers import decode_notifier, save_notifier
+    from ctrl_exec.tasks.notification.notifiers import decode_notifier, save_notifier
 
     draft, secret = decode_notifier(asking.document)
     found = save_notifier(asking.store, asking.identity, asking.sealer, draft, secret)
@@ -31,7 +31,7 @@ def create(asking: Asking) -> Response:
 def index(asking: Asking) -> Response:
     """`GET /api/v1/notifiers`."""
     from ctrl_exec.tasks.models import NOTIFIER_KINDS
-    from ctrl_exec.tasks.notifiers import list_notifiers
+    from ctrl_exec.tasks.notification.notifiers import list_notifiers
 
     query = query_of(asking.request, LIST_KEYS)
     limit, cursor = page_of(query)
@@ -45,7 +45,7 @@ def index(asking: Asking) -> Response:
 
 def show(asking: Asking) -> Response:
     """`GET /api/v1/notifiers/{notifierId}`."""
-    from ctrl_exec.tasks.notifiers import find_notifier
+    from ctrl_exec.tasks.notification.notifiers import find_notifier
 
     found = find_notifier(asking.store, asking.identity, asking.parameters["notifierId"])
     return json_response(200, _encoded(found))
@@ -53,7 +53,7 @@ def show(asking: Asking) -> Response:
 
 def amend(asking: Asking) -> Response:
     """`PATCH /api/v1/notifiers/{notifierId}`."""
-    from ctrl_exec.tasks.notifiers import decode_notifier, find_notifier, save_notifier
+    from ctrl_exec.tasks.notification.notifiers import decode_notifier, find_notifier, save_notifier
 
     current, _ = find_notifier(asking.store, asking.identity, asking.parameters["notifierId"])
     asking.identity.require_role(current.project_id, "MANAGER")
@@ -64,7 +64,7 @@ def amend(asking: Asking) -> Response:
 
 def remove(asking: Asking) -> Response:
     """`DELETE /api/v1/notifiers/{notifierId}`."""
-    from ctrl_exec.tasks.notifiers import remove_notifier
+    from ctrl_exec.tasks.notification.notifiers import remove_notifier
 
     remove_notifier(asking.store, asking.identity, asking.parameters["notifierId"])
     return Response(204)
@@ -72,8 +72,8 @@ def remove(asking: Asking) -> Response:
 
 def test(asking: Asking) -> Response:
     """`POST /api/v1/notifiers/{notifierId}/test`: one attempt, made now."""
-    from ctrl_exec.tasks.notifiers import find_notifier
-    from ctrl_exec.tasks.trial import send_test
+    from ctrl_exec.tasks.notification.notifiers import find_notifier
+    from ctrl_exec.tasks.notification.trial import send_test
 
     notifier, _ = find_notifier(asking.store, asking.identity, asking.parameters["notifierId"])
     asking.identity.require_role(notifier.project_id, "MANAGER")
@@ -82,7 +82,7 @@ def test(asking: Asking) -> Response:
 
 
 def _encoded(found: tuple[Notifier, bool]) -> dict[str, Any]:
-    from ctrl_exec.tasks.notifiers import encode_notifier
+    from ctrl_exec.tasks.notification.notifiers import encode_notifier
 
     notifier, has_secret = found
     return encode_notifier(notifier, has_secret=has_secret)

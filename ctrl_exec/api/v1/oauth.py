@@ -17,7 +17,7 @@ _MOST_FIELDS = 32
 
 def token(visit: Visit) -> Response:
     """`POST /oauth/token`."""
-    from ctrl_exec.tasks.oauth import GrantError, grant
+    from ctrl_exec.tasks.people.oauth import GrantError, grant
 
     config = visit.dispatcher.config
     try:
@@ -40,8 +40,8 @@ def token(visit: Visit) -> Response:
 
 def revoke(visit: Visit) -> Response:
     """`POST /oauth/revoke`: 200 also for a token that is none, or no more."""
-    from ctrl_exec.tasks.oauth import GrantError
-    from ctrl_exec.tasks.oauth import revoke as end
+    from ctrl_exec.tasks.people.oauth import GrantError
+    from ctrl_exec.tasks.people.oauth import revoke as end
 
     try:
         end(visit.store, form_of(visit.request))
@@ -60,7 +60,7 @@ def form_of(request: Request) -> dict[str, str]:
     """The fields of a form. Raises: NoFormError; GrantError for a field that comes twice, or no UTF-8."""
     from urllib.parse import parse_qsl
 
-    from ctrl_exec.tasks.oauth import GrantError
+    from ctrl_exec.tasks.people.oauth import GrantError
 
     media = (request.header("content-type") or "").partition(";")[0].strip().lower()
     if media != _FORM:
@@ -81,7 +81,7 @@ def _client(request: Request) -> tuple[str, str] | None:
     """The credentials of `Authorization: Basic`. Raises: GrantError for any other scheme."""
     from urllib.parse import unquote_plus
 
-    from ctrl_exec.tasks.oauth import GrantError
+    from ctrl_exec.tasks.people.oauth import GrantError
 
     try:
         name, secret = access.header_credentials(request)

@@ -16,7 +16,7 @@ LIST_KEYS = ("q", *PAGE_KEYS)
 
 def create(asking: Asking) -> Response:
     """`POST /api/v1/teams`."""
-    from ctrl_exec.tasks.teams import decode_team, encode_team, save_team
+    from ctrl_exec.tasks.people.teams import decode_team, encode_team, save_team
 
     team = save_team(asking.store, asking.identity, decode_team(asking.document))
     return json_response(201, encode_team(team), (("Location", f"/api/v1/teams/{team.team_id}"),))
@@ -24,7 +24,7 @@ def create(asking: Asking) -> Response:
 
 def index(asking: Asking) -> Response:
     """`GET /api/v1/teams`."""
-    from ctrl_exec.tasks.teams import encode_team, list_teams
+    from ctrl_exec.tasks.people.teams import encode_team, list_teams
 
     query = query_of(asking.request, LIST_KEYS)
     limit, cursor = page_of(query)
@@ -34,14 +34,14 @@ def index(asking: Asking) -> Response:
 
 def show(asking: Asking) -> Response:
     """`GET /api/v1/teams/{teamId}`."""
-    from ctrl_exec.tasks.teams import encode_team, find_team
+    from ctrl_exec.tasks.people.teams import encode_team, find_team
 
     return json_response(200, encode_team(find_team(asking.store, asking.parameters["teamId"])))
 
 
 def amend(asking: Asking) -> Response:
     """`PATCH /api/v1/teams/{teamId}`."""
-    from ctrl_exec.tasks.teams import decode_team, encode_team, find_team, save_team
+    from ctrl_exec.tasks.people.teams import decode_team, encode_team, find_team, save_team
 
     current = find_team(asking.store, asking.parameters["teamId"])
     team = save_team(asking.store, asking.identity, decode_team(asking.document, current))
@@ -50,7 +50,7 @@ def amend(asking: Asking) -> Response:
 
 def remove(asking: Asking) -> Response:
     """`DELETE /api/v1/teams/{teamId}`."""
-    from ctrl_exec.tasks.teams import remove_team
+    from ctrl_exec.tasks.people.teams import remove_team
 
     remove_team(asking.store, asking.identity, asking.parameters["teamId"])
     return Response(204)

@@ -18,7 +18,7 @@ TOKEN_LIST_KEYS = ("userId", "q", "limit", "cursor")
 
 def create(asking: Asking) -> Response:
     """`POST /api/v1/users`."""
-    from ctrl_exec.tasks.users import add_user, decode_user, encode_user
+    from ctrl_exec.tasks.people.users import add_user, decode_user, encode_user
 
     user = add_user(asking.store, asking.identity, decode_user(asking.document))
     return json_response(201, encode_user(user), (("Location", f"/api/v1/users/{user.user_id}"),))
@@ -26,7 +26,7 @@ def create(asking: Asking) -> Response:
 
 def index(asking: Asking) -> Response:
     """`GET /api/v1/users`."""
-    from ctrl_exec.tasks.users import encode_user, list_users
+    from ctrl_exec.tasks.people.users import encode_user, list_users
 
     query = query_of(asking.request, LIST_KEYS)
     limit, cursor = page_of(query)
@@ -36,14 +36,14 @@ def index(asking: Asking) -> Response:
 
 def show(asking: Asking) -> Response:
     """`GET /api/v1/users/{userId}`."""
-    from ctrl_exec.tasks.users import encode_user, find_user
+    from ctrl_exec.tasks.people.users import encode_user, find_user
 
     return json_response(200, encode_user(find_user(asking.store, asking.parameters["userId"])))
 
 
 def amend(asking: Asking) -> Response:
     """`PATCH /api/v1/users/{userId}`."""
-    from ctrl_exec.tasks.users import change_user, decode_user, encode_user, find_user
+    from ctrl_exec.tasks.people.users import change_user, decode_user, encode_user, find_user
 
     current = find_user(asking.store, asking.parameters["userId"])
     user = change_user(asking.store, asking.identity, decode_user(asking.document, current))
@@ -52,7 +52,7 @@ def amend(asking: Asking) -> Response:
 
 def remove(asking: Asking) -> Response:
     """`DELETE /api/v1/users/{userId}`."""
-    from ctrl_exec.tasks.users import remove_user
+    from ctrl_exec.tasks.people.users import remove_user
 
     remove_user(asking.store, asking.identity, asking.parameters["userId"])
     return Response(204)
@@ -60,7 +60,7 @@ def remove(asking: Asking) -> Response:
 
 def profile(asking: Asking) -> Response:
     """`GET /api/v1/profile`: who one is, and what one may."""
-    from ctrl_exec.tasks.users import encode_user, find_user
+    from ctrl_exec.tasks.people.users import encode_user, find_user
 
     identity = asking.identity
     roles = [
@@ -79,7 +79,7 @@ def profile(asking: Asking) -> Response:
 
 def create_token(asking: Asking) -> Response:
     """`POST /api/v1/personal-access-tokens`: the only time its value is shown."""
-    from ctrl_exec.tasks.personal import create_personal, decode_personal
+    from ctrl_exec.tasks.people.personal import create_personal, decode_personal
 
     draft = decode_personal(asking.document, asking.store.clock_ns())
     token, secret = create_personal(asking.store, asking.identity, draft)
@@ -96,8 +96,8 @@ def create_token(asking: Asking) -> Response:
 
 def index_tokens(asking: Asking) -> Response:
     """`GET /api/v1/personal-access-tokens`: one's own; of an administrator also another user's."""
-    from ctrl_exec.tasks.personal import encode_personal
-    from ctrl_exec.tasks.tokens import list_personal
+    from ctrl_exec.tasks.people.personal import encode_personal
+    from ctrl_exec.tasks.people.tokens import list_personal
 
     query = query_of(asking.request, TOKEN_LIST_KEYS)
     limit, cursor = page_of(query)
@@ -112,7 +112,7 @@ def index_tokens(asking: Asking) -> Response:
 
 def revoke_token(asking: Asking) -> Response:
     """`DELETE /api/v1/personal-access-tokens/{personalAccessTokenId}`."""
-    from ctrl_exec.tasks.personal import revoke_personal
+    from ctrl_exec.tasks.people.personal import revoke_personal
 
     revoke_personal(asking.store, asking.identity, asking.parameters["personalAccessTokenId"])
     return Response(204)

@@ -18,7 +18,7 @@ LIST_KEYS = ("projectId", "taskId", "q", "limit", "cursor")
 
 def create(asking: Asking) -> Response:
     """`POST /api/v1/webhooks`."""
-    from ctrl_exec.tasks.webhooks import decode_webhook, encode_webhook, save_webhook
+    from ctrl_exec.tasks.inbound.webhooks import decode_webhook, encode_webhook, save_webhook
 
     draft, secret = decode_webhook(asking.document)
     webhook = save_webhook(asking.store, asking.identity, asking.sealer, draft, secret)
@@ -28,7 +28,7 @@ def create(asking: Asking) -> Response:
 
 def index(asking: Asking) -> Response:
     """`GET /api/v1/webhooks`."""
-    from ctrl_exec.tasks.webhooks import encode_webhook, list_webhooks
+    from ctrl_exec.tasks.inbound.webhooks import encode_webhook, list_webhooks
 
     query = query_of(asking.request, LIST_KEYS)
     limit, cursor = page_of(query)
@@ -41,7 +41,7 @@ def index(asking: Asking) -> Response:
 
 def show(asking: Asking) -> Response:
     """`GET /api/v1/webhooks/{webhookId}`."""
-    from ctrl_exec.tasks.webhooks import encode_webhook, find_webhook
+    from ctrl_exec.tasks.inbound.webhooks import encode_webhook, find_webhook
 
     found = find_webhook(asking.store, asking.identity, asking.parameters["webhookId"])
     return json_response(200, encode_webhook(found))
@@ -49,7 +49,7 @@ def show(asking: Asking) -> Response:
 
 def amend(asking: Asking) -> Response:
     """`PATCH /api/v1/webhooks/{webhookId}`."""
-    from ctrl_exec.tasks.webhooks import decode_webhook, encode_webhook, find_webhook, save_webhook
+    from ctrl_exec.tasks.inbound.webhooks import decode_webhook, encode_webhook, find_webhook, save_webhook
 
     current = find_webhook(asking.store, asking.identity, asking.parameters["webhookId"])
     draft, secret = decode_webhook(asking.document, current)
@@ -59,7 +59,7 @@ def amend(asking: Asking) -> Response:
 
 def remove(asking: Asking) -> Response:
     """`DELETE /api/v1/webhooks/{webhookId}`."""
-    from ctrl_exec.tasks.webhooks import remove_webhook
+    from ctrl_exec.tasks.inbound.webhooks import remove_webhook
 
     remove_webhook(asking.store, asking.identity, asking.parameters["webhookId"])
     return Response(204)
@@ -67,7 +67,7 @@ def remove(asking: Asking) -> Response:
 
 def receive(visit: Visit) -> Response:
     """`POST /hooks/{webhookId}`: 202 with the execution, 200 where the delivery is not meant for it."""
-    from ctrl_exec.tasks.deliveries import Delivery, authenticate, deliver
+    from ctrl_exec.tasks.inbound.deliveries import Delivery, authenticate, deliver
 
     config = visit.dispatcher.config
     delivery = Delivery(

@@ -14,18 +14,18 @@ from ctrl_exec.operations.follow import BEGINNING, watch
 from ctrl_exec.operations.rollout import Batch
 from ctrl_exec.operations.run import RunRequest, run
 from ctrl_exec.services.transport import Interrupt
-from ctrl_exec.tasks import carriage, lifecycle
-from ctrl_exec.tasks.identity import OF_A_TASK
-from ctrl_exec.tasks.masking import Masker
+from ctrl_exec.tasks.execution import carriage, lifecycle
+from ctrl_exec.tasks.execution.masking import Masker
 from ctrl_exec.tasks.models import ABORTED, ABORTING, FAILED, LOST, SUCCESS, TIMED_OUT, AgentScript
+from ctrl_exec.tasks.people.identity import OF_A_TASK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ctrl_exec.dispatcher import Dispatcher
     from ctrl_exec.operations.follow import RunEvent
     from ctrl_exec.services.record_heads import RunHead
+    from ctrl_exec.tasks.execution.lifecycle import Outcome
     from ctrl_exec.tasks.kinds.attempt import Attempt
-    from ctrl_exec.tasks.lifecycle import Outcome
     from ctrl_exec.tasks.models import Execution
 
 _ASK_EVERY_S = 0.5

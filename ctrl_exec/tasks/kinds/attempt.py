@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ctrl_exec.dispatcher import Dispatcher
     from ctrl_exec.services.authority import Caller
-    from ctrl_exec.tasks.materials import Materials
+    from ctrl_exec.tasks.execution.materials import Materials
     from ctrl_exec.tasks.models import Execution, Task
     from ctrl_exec.tasks.store import Store
 

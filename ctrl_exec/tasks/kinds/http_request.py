@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit, urlunsplit
 
-from ctrl_exec.tasks import carriage, lifecycle
+from ctrl_exec.tasks.execution import carriage, lifecycle
 from ctrl_exec.tasks.models import ABORTED, FAILED, SUCCESS, TIMED_OUT, HttpRequest
-from ctrl_exec.tasks.outgoing import OutgoingError, OutgoingRequest
-from ctrl_exec.tasks.sending import send_apart
+from ctrl_exec.tasks.outbound.outgoing import OutgoingError, OutgoingRequest
+from ctrl_exec.tasks.outbound.sending import send_apart
 from ctrl_exec.tasks.templates import json_escaped, query_escaped, substitute
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ctrl_exec.tasks.execution.lifecycle import Outcome
     from ctrl_exec.tasks.kinds.attempt import Attempt
-    from ctrl_exec.tasks.lifecycle import Outcome
-    from ctrl_exec.tasks.outgoing import Allowance
+    from ctrl_exec.tasks.outbound.outgoing import Allowance
 
 LONGEST_S = 300.0
 """Without a time limit of its own a request has this one."""

@@ -10,7 +10,7 @@ import os
 from ctrl_exec.common.errors import ConfigError, CtrlExecError, LostCommandError
 from ctrl_exec.common.process import account_of
 from ctrl_exec.local.order import PATH, SHELL, CommandOrder
-from ctrl_exec.tasks import carriage, lifecycle
+from ctrl_exec.tasks.execution import carriage, lifecycle
 from ctrl_exec.tasks.models import FAILED, LOST, LocalCommand
 
 TYPE_CHECKING = False
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from ctrl_exec.local.client import LocalService
     from ctrl_exec.local.order import CommandEnd
+    from ctrl_exec.tasks.execution.lifecycle import Outcome
     from ctrl_exec.tasks.kinds.attempt import Attempt
-    from ctrl_exec.tasks.lifecycle import Outcome
 
 PASSED_VARIABLES = ("LANG", "LC_ALL", "TZ")
 OWN_VARIABLES = ("HOME", "USER", "LOGNAME")

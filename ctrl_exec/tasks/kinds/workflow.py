@@ -14,7 +14,7 @@ begun, and when it has ended, is `tasks.workflows`'.
 from __future__ import annotations
 
 from ctrl_exec.common.value import value
-from ctrl_exec.tasks.lifecycle import KILLED_EXIT, Outcome
+from ctrl_exec.tasks.execution.lifecycle import KILLED_EXIT, Outcome
 from ctrl_exec.tasks.models import ABORTED, FAILED, PENDING, RUNNING, SKIPPED, SUCCESS, TIMED_OUT
 
 TYPE_CHECKING = False

@@ -12,7 +12,7 @@ import pytest
 from ctrl_exec.api.v1.asking import PUBLIC, TaskRoute
 from ctrl_exec.api.v1.table import TASK_ROUTES
 from ctrl_exec.tasks.models import ROLES
-from ctrl_exec.tasks.tokens import revoke_token
+from ctrl_exec.tasks.people.tokens import revoke_token
 from ctrl_exec.tasks.ulid import new_ulid
 from tests.support.office import PROJECT, Office, a_task
 

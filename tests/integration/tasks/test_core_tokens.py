@@ -12,7 +12,7 @@ from ctrl_exec.api.routes import PUBLIC, ROUTES, ApiRoute
 from ctrl_exec.common.clock import epoch_now
 from ctrl_exec.services.records import new_record
 from ctrl_exec.services.results import ResultStore
-from ctrl_exec.tasks.identity import OF_A_TASK
+from ctrl_exec.tasks.people.identity import OF_A_TASK
 from tests.support.office import PROJECT, Office
 
 KNOWN = {"hosts": ["nobody"], "script": "hello", "code": "123456"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ctrl_exec.tasks.carriage import ExecutionFiles
+from ctrl_exec.tasks.execution.carriage import ExecutionFiles
 from ctrl_exec.tasks.models import OPEN_STATUSES, Execution
 from ctrl_exec.tasks.purge import sweep
 from tests.support.ordeal import COMMANDS, EACH_SECOND, NS, SCRIPTS, Ordeal

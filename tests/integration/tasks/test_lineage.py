@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from ctrl_exec.common.errors import UnauthorizedError
-from ctrl_exec.tasks.identity import identify
 from ctrl_exec.tasks.models import Token
-from ctrl_exec.tasks.personal import create_personal
-from ctrl_exec.tasks.tokens import revoke_token
+from ctrl_exec.tasks.people.identity import identify
+from ctrl_exec.tasks.people.personal import create_personal
+from ctrl_exec.tasks.people.tokens import revoke_token
 from tests.support.office import Office
 
 PATH = "/api/v1/personal-access-tokens"

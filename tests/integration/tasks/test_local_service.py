@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ctrl_exec.common.process import is_group_alive
-from ctrl_exec.tasks.executions import find_execution
+from ctrl_exec.tasks.execution.executions import find_execution
 from tests.integration.tasks.test_executions import command, ended, log_of, shown, start
 from tests.support.local_service import USER, Works, keeper_of, open_home, seconds_of_sleep, wait_gone
 from tests.support.office import Office

@@ -16,7 +16,7 @@ from ctrl_exec.config import load_config
 from ctrl_exec.dispatcher import open_dispatcher
 from ctrl_exec.operations.status import purge
 from ctrl_exec.services.idempotency import IdempotencyKeys, KeyUse
-from ctrl_exec.tasks.once import is_on_record, settle_keys
+from ctrl_exec.tasks.execution.once import is_on_record, settle_keys
 from ctrl_exec.tasks.ulid import new_ulid, time_of
 from tests.support.fleet import Answer
 from tests.support.office import Office

@@ -36,7 +36,7 @@ def test_a_projects_id_is_the_slug_of_its_first_name(office: Office) -> None:
 
 
 def test_a_project_goes_with_all_it_has_unless_something_runs(office: Office) -> None:
-    from ctrl_exec.tasks.executions import Start, request_execution, transition
+    from ctrl_exec.tasks.execution.executions import Start, request_execution, transition
 
     project = office.ask("POST", "/api/v1/projects", {"name": "Going"}).json["projectId"]
     task = office.create_task(projectId=project)

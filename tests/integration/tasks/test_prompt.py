@@ -17,7 +17,7 @@ from ctrl_exec.config import load_config
 from ctrl_exec.dispatcher import open_dispatcher
 from ctrl_exec.scheduler.executions import Executions
 from ctrl_exec.scheduler.main import task_duties
-from ctrl_exec.tasks.executions import find_execution
+from ctrl_exec.tasks.execution.executions import find_execution
 from ctrl_exec.tasks.ulid import ULID
 from tests.support.office import Office, a_task
 from tests.support.polling import eventually

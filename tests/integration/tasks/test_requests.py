@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ctrl_exec.common.process import is_group_alive
-from ctrl_exec.tasks.executions import find_execution
+from ctrl_exec.tasks.execution.executions import find_execution
 from tests.integration.tasks.test_executions import ended, log_of, start
 from tests.support.office import Office
 from tests.support.polling import eventually

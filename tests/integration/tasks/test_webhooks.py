@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ctrl_exec.tasks.executions import find_execution, transition
+from ctrl_exec.tasks.execution.executions import find_execution, transition
 from tests.support.fleet import Answer
 from tests.support.office import PROJECT, Office
 
@@ -287,7 +287,7 @@ def test_faults_of_a_webhook_are_named(office: Office, task: dict[str, Any]) -> 
 
 
 def test_notifiers_keep_what_is_secret_to_themselves(office: Office) -> None:
-    from ctrl_exec.tasks.notifiers import load_notifier
+    from ctrl_exec.tasks.notification.notifiers import load_notifier
     from ctrl_exec.tasks.sealing import Sealer
 
     address = "https://hooks.example.net/services/T000/B000/verysecretpart"

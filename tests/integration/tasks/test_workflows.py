@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ctrl_exec.common.process import is_group_alive
-from ctrl_exec.tasks.executions import find_execution
+from ctrl_exec.tasks.execution.executions import find_execution
 from tests.integration.tasks.test_executions import command, ended, log_of, shown, start
 from tests.support.office import OTHER_PROJECT, PROJECT, Office
 from tests.support.polling import eventually

@@ -10,13 +10,13 @@ import pytest
 
 from ctrl_exec.common.errors import InvalidInputError, NotFoundError
 from ctrl_exec.common.value import replace
-from ctrl_exec.tasks import agenda
+from ctrl_exec.tasks.clock import agenda
 from ctrl_exec.tasks.definitions import create_task
-from ctrl_exec.tasks.identity import Identity, local_identity
 from ctrl_exec.tasks.models import Project, User
+from ctrl_exec.tasks.people.identity import Identity, local_identity
+from ctrl_exec.tasks.people.users import add_user
 from ctrl_exec.tasks.projects import add_project
 from ctrl_exec.tasks.store import Store
-from ctrl_exec.tasks.users import add_user
 
 NOON = int(datetime(2026, 1, 15, 12, tzinfo=UTC).timestamp())  # a Thursday
 

@@ -13,8 +13,8 @@ from ctrl_exec.common.log import Log
 from ctrl_exec.common.messages import HostResult
 from ctrl_exec.services.records import new_record
 from ctrl_exec.services.results import ResultStore
+from ctrl_exec.tasks.execution.lifecycle import CUT_OFF, Outcome
 from ctrl_exec.tasks.kinds.agent_script import outcome_of_runs
-from ctrl_exec.tasks.lifecycle import CUT_OFF, Outcome
 from ctrl_exec.tasks.models import Execution
 from tests.unit.tasks.conftest import NOW_NS
 

@@ -9,9 +9,9 @@ import pytest
 
 from ctrl_exec.common.errors import ConflictError, DeniedError, InvalidFieldsError, NotFoundError
 from ctrl_exec.tasks.audit import list_entries
-from ctrl_exec.tasks.lifecycle import NS
+from ctrl_exec.tasks.execution.lifecycle import NS
 from ctrl_exec.tasks.store import Store
-from ctrl_exec.tasks.workflows import next_moment_ns
+from ctrl_exec.tasks.workflow.workflows import next_moment_ns
 from tests.support.flows import OTHER, SECRET, Flows
 from tests.unit.tasks.conftest import Clock
 
@@ -92,7 +92,7 @@ def test_only_the_named_role_or_a_stronger_one_may(flows: Flows) -> None:
 
 def test_it_is_decided_once(flows: Flows) -> None:
     """The first word stands, before anything follows from it; what waits for nothing is refused."""
-    from ctrl_exec.tasks import approvals
+    from ctrl_exec.tasks.workflow import approvals
 
     flow = flows.start(flows.workflow(approval()))
     approvals.decide(flows.store, flows.identity("manager"), flow, {}, "REJECTED", lambda _: ())
@@ -124,7 +124,7 @@ def test_its_time_ends_it(flows: Flows, clock: Clock) -> None:
 
 def test_a_word_in_time_counts_though_nobody_looked_before_it_was_over(flows: Flows, clock: Clock) -> None:
     """The scheduler was away."""
-    from ctrl_exec.tasks import approvals
+    from ctrl_exec.tasks.workflow import approvals
 
     flow = flows.start(flows.workflow(approval(timeout=2, timeoutDurationUnit="HOUR")))
     approvals.decide(flows.store, flows.identity("manager"), flow, {}, "APPROVED", lambda _: ())

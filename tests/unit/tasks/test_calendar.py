@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctrl_exec.common.errors import InvalidInputError
-from ctrl_exec.tasks.calendar import read_calendar
-from ctrl_exec.tasks.recurrence import read_rule
-from ctrl_exec.tasks.zones import zone_named
+from ctrl_exec.tasks.clock.calendar import read_calendar
+from ctrl_exec.tasks.clock.recurrence import read_rule
+from ctrl_exec.tasks.clock.zones import zone_named
 
 BERLIN = zone_named("Europe/Berlin")
 TOKYO = zone_named("Asia/Tokyo")

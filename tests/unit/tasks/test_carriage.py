@@ -9,10 +9,16 @@ from pathlib import Path
 import pytest
 
 from ctrl_exec.common.errors import NotFoundError
-from ctrl_exec.tasks import carriage
-from ctrl_exec.tasks.carriage import ExecutionFiles
-from ctrl_exec.tasks.executions import Start, claim, find_execution, request_execution, sealed_parameters
-from ctrl_exec.tasks.lifecycle import NS, Outcome
+from ctrl_exec.tasks.execution import carriage
+from ctrl_exec.tasks.execution.carriage import ExecutionFiles
+from ctrl_exec.tasks.execution.executions import (
+    Start,
+    claim,
+    find_execution,
+    request_execution,
+    sealed_parameters,
+)
+from ctrl_exec.tasks.execution.lifecycle import NS, Outcome
 from ctrl_exec.tasks.models import LocalCommand, Retry, Task
 from ctrl_exec.tasks.store import Store
 from tests.unit.tasks.conftest import Clock

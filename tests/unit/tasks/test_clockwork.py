@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from ctrl_exec.common.errors import BusyError, InvalidFieldsError
 from ctrl_exec.common.log import Log
 from ctrl_exec.tasks import store as store_module
-from ctrl_exec.tasks.clockwork import MOST_AT_ONCE, Clockwork
-from ctrl_exec.tasks.cron import parse_cron
+from ctrl_exec.tasks.clock.clockwork import MOST_AT_ONCE, Clockwork
+from ctrl_exec.tasks.clock.cron import parse_cron
 from ctrl_exec.tasks.store import Store
 from tests.support.timetable import NS, TimetableOf
 

@@ -8,8 +8,8 @@ import pytest
 from croniter import CroniterError, croniter
 
 from ctrl_exec.common.errors import InvalidInputError
-from ctrl_exec.tasks.cron import parse_cron, preview
-from ctrl_exec.tasks.zones import local_zone, zone_named
+from ctrl_exec.tasks.clock.cron import parse_cron, preview
+from ctrl_exec.tasks.clock.zones import local_zone, zone_named
 
 BERLIN = zone_named("Europe/Berlin")
 

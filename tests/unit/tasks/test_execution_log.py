@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ctrl_exec.common.errors import StorageError
-from ctrl_exec.tasks.execution_log import ExecutionLog, log_parts, read_log, remove_log
+from ctrl_exec.tasks.execution.execution_log import ExecutionLog, log_parts, read_log, remove_log
 
 
 def written(path: Path, chunks: list[bytes], limit_bytes: int = 4000) -> bytes:

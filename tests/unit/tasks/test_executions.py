@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ctrl_exec.common.errors import NotFoundError
-from ctrl_exec.tasks.executions import (
+from ctrl_exec.tasks.execution.executions import (
     ExecutionFilter,
     PolicyError,
     Start,

@@ -8,9 +8,9 @@ import pytest
 
 from ctrl_exec.common.errors import ConflictError
 from ctrl_exec.tasks.definitions import remove_task
-from ctrl_exec.tasks.executions import Start, request_execution
-from ctrl_exec.tasks.forgetting import SLICE
-from ctrl_exec.tasks.identity import local_identity
+from ctrl_exec.tasks.execution.executions import Start, request_execution
+from ctrl_exec.tasks.execution.forgetting import SLICE
+from ctrl_exec.tasks.people.identity import local_identity
 from ctrl_exec.tasks.projects import remove_project
 from ctrl_exec.tasks.store import Store
 from tests.support.history import PROJECTS, TASKS_EACH, History, lay_down

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from ctrl_exec.common.value import replace
+from ctrl_exec.tasks.clock.timers import list_timers
 from ctrl_exec.tasks.codec import encode_task
 from ctrl_exec.tasks.definitions import change_task, create_task
-from ctrl_exec.tasks.deliveries import Delivery, authenticate, deliver
-from ctrl_exec.tasks.executions import claim_start
-from ctrl_exec.tasks.identity import Identity
+from ctrl_exec.tasks.execution.executions import claim_start
+from ctrl_exec.tasks.inbound.deliveries import Delivery, authenticate, deliver
+from ctrl_exec.tasks.inbound.webhooks import load_webhook, save_webhook
 from ctrl_exec.tasks.models import Webhook
+from ctrl_exec.tasks.people.identity import Identity
 from ctrl_exec.tasks.sealing import Sealer
 from ctrl_exec.tasks.store import Store
-from ctrl_exec.tasks.timers import list_timers
-from ctrl_exec.tasks.webhooks import load_webhook, save_webhook
 from tests.support.flows import OTHER, PROJECT, Flows
 from tests.unit.tasks.conftest import NOW_NS
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ctrl_exec.tasks import lifecycle, models
-from ctrl_exec.tasks.lifecycle import NS, Outcome
+from ctrl_exec.tasks import models
+from ctrl_exec.tasks.execution import lifecycle
+from ctrl_exec.tasks.execution.lifecycle import NS, Outcome
 from ctrl_exec.tasks.models import Execution, LocalCommand, Project, Retry, Task
 
 PROJECT = Project("p", "P")

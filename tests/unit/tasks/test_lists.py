@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ctrl_exec.tasks.executions import ExecutionFilter, list_executions
+from ctrl_exec.tasks.execution.executions import ExecutionFilter, list_executions
 from ctrl_exec.tasks.models import Execution
 from ctrl_exec.tasks.store import Store
 from ctrl_exec.tasks.ulid import new_ulid

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ctrl_exec.common.value import replace
-from ctrl_exec.tasks.mail import MailServer, send_mail
-from ctrl_exec.tasks.outgoing import OutgoingError, RefusedError
+from ctrl_exec.tasks.notification.mail import MailServer, send_mail
+from ctrl_exec.tasks.outbound.outgoing import OutgoingError, RefusedError
 from tests.support.mail_server import PASSWORD, USER, MailServerProcess, mail_server
 
 OPS = ("ops@example.net",)

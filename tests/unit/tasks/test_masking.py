@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctrl_exec.tasks.masking import MASK, Masker, masked
+from ctrl_exec.tasks.execution.masking import MASK, Masker, masked
 
 
 def through(secrets: list[str], chunks: list[bytes]) -> bytes:

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from ctrl_exec.common.log import Log
-from ctrl_exec.tasks import carriage, news
-from ctrl_exec.tasks.executions import Start, claim, find_execution, request_execution
-from ctrl_exec.tasks.lifecycle import NS, Outcome
-from ctrl_exec.tasks.mail import MailServer
+from ctrl_exec.tasks.execution import carriage
+from ctrl_exec.tasks.execution.executions import Start, claim, find_execution, request_execution
+from ctrl_exec.tasks.execution.lifecycle import NS, Outcome
 from ctrl_exec.tasks.models import LocalCommand, Retry, Task
-from ctrl_exec.tasks.news_sender import send_waiting
-from ctrl_exec.tasks.outgoing import read_allowance
-from ctrl_exec.tasks.posting import Posting
+from ctrl_exec.tasks.notification import news
+from ctrl_exec.tasks.notification.mail import MailServer
+from ctrl_exec.tasks.notification.news_sender import send_waiting
+from ctrl_exec.tasks.notification.posting import Posting
+from ctrl_exec.tasks.outbound.outgoing import read_allowance
 from ctrl_exec.tasks.sealing import Sealer
 from ctrl_exec.tasks.store import Store
 from tests.support.mail_server import MailServerProcess, mail_server

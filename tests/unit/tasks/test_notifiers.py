@@ -9,7 +9,7 @@ import pytest
 from ctrl_exec.common.errors import InvalidFieldsError
 from ctrl_exec.common.value import replace
 from ctrl_exec.tasks.models import Notifier
-from ctrl_exec.tasks.notifiers import load_notifier, save_notifier
+from ctrl_exec.tasks.notification.notifiers import load_notifier, save_notifier
 from ctrl_exec.tasks.sealing import Sealer
 from ctrl_exec.tasks.store import Store
 from tests.support.flows import PROJECT, Flows

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from ctrl_exec.tasks.outgoing import (
+from ctrl_exec.tasks.outbound.outgoing import (
     ANSWER_BYTES,
     Allowance,
     OutgoingError,

@@ -10,9 +10,9 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from ctrl_exec.tasks.models import Notifier
-from ctrl_exec.tasks.news import Notice
-from ctrl_exec.tasks.outgoing import read_allowance
-from ctrl_exec.tasks.posting import Posting, post
+from ctrl_exec.tasks.notification.news import Notice
+from ctrl_exec.tasks.notification.posting import Posting, post
+from ctrl_exec.tasks.outbound.outgoing import read_allowance
 from tests.support.receiver import Received, Receiver, receiver
 
 LOCAL = Posting(read_allowance(["127.0.0.0/8"]))

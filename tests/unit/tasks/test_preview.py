@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ctrl_exec.common.errors import InvalidFieldsError
-from ctrl_exec.tasks.preview import answer
-from ctrl_exec.tasks.zones import zone_named
+from ctrl_exec.tasks.clock.preview import answer
+from ctrl_exec.tasks.clock.zones import zone_named
 
 NS = 1_000_000_000
 NOW_NS = int(datetime(2026, 1, 15, 12, tzinfo=UTC).timestamp()) * NS

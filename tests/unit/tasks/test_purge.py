@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ctrl_exec.tasks import carriage
-from ctrl_exec.tasks.carriage import ExecutionFiles
-from ctrl_exec.tasks.execution_log import ExecutionLog, log_parts
-from ctrl_exec.tasks.executions import Start, claim, find_execution, request_execution
-from ctrl_exec.tasks.lifecycle import DAY_NS, Outcome
+from ctrl_exec.tasks.execution import carriage
+from ctrl_exec.tasks.execution.carriage import ExecutionFiles
+from ctrl_exec.tasks.execution.execution_log import ExecutionLog, log_parts
+from ctrl_exec.tasks.execution.executions import Start, claim, find_execution, request_execution
+from ctrl_exec.tasks.execution.lifecycle import DAY_NS, Outcome
 from ctrl_exec.tasks.purge import SLICE, Purged, purge, sweep
 from ctrl_exec.tasks.store import Store
 from ctrl_exec.tasks.ulid import new_ulid

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ctrl_exec.tasks.calendar import read_calendar
-from ctrl_exec.tasks.cron import parse_cron
-from ctrl_exec.tasks.schedule import LIMIT_MISSED, Agenda, Due, Entry, Terms, is_of_another_time, judge
-from ctrl_exec.tasks.zones import zone_named
+from ctrl_exec.tasks.clock.calendar import read_calendar
+from ctrl_exec.tasks.clock.cron import parse_cron
+from ctrl_exec.tasks.clock.schedule import LIMIT_MISSED, Agenda, Due, Entry, Terms, is_of_another_time, judge
+from ctrl_exec.tasks.clock.zones import zone_named
 
 NOON = int(datetime(2026, 1, 15, 12, tzinfo=UTC).timestamp())  # a Thursday
 HOUR = 3600

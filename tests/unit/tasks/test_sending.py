@@ -13,9 +13,9 @@ from time import monotonic
 import pytest
 
 from ctrl_exec.common.process import fork_child, is_group_alive, wait_status
-from ctrl_exec.tasks.outgoing import Allowance, OutgoingError, OutgoingRequest, read_allowance, send
-from ctrl_exec.tasks.resolving import addresses_of
-from ctrl_exec.tasks.sending import send_apart
+from ctrl_exec.tasks.outbound.outgoing import Allowance, OutgoingError, OutgoingRequest, read_allowance, send
+from ctrl_exec.tasks.outbound.resolving import addresses_of
+from ctrl_exec.tasks.outbound.sending import send_apart
 from tests.support.polling import eventually
 
 FAR_S = 600.0

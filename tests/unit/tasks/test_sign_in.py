@@ -12,13 +12,13 @@ import pytest
 
 from ctrl_exec.common.errors import BusyError, ThrottledError
 from ctrl_exec.common.process import fork_child, wait_status
-from ctrl_exec.tasks import sign_in as sign_in_module
-from ctrl_exec.tasks.identity import local_identity
 from ctrl_exec.tasks.models import User
-from ctrl_exec.tasks.passwords import hash_password
-from ctrl_exec.tasks.sign_in import AT_ONCE, OF_ADDRESS, place, sign_in
+from ctrl_exec.tasks.people import sign_in as sign_in_module
+from ctrl_exec.tasks.people.identity import local_identity
+from ctrl_exec.tasks.people.passwords import hash_password
+from ctrl_exec.tasks.people.sign_in import AT_ONCE, OF_ADDRESS, place, sign_in
+from ctrl_exec.tasks.people.users import add_user
 from ctrl_exec.tasks.store import Store
-from ctrl_exec.tasks.users import add_user
 from tests.unit.tasks.conftest import NOW_NS
 
 MORE = 4

@@ -7,11 +7,11 @@ import signal
 from pathlib import Path
 
 from ctrl_exec.common import process
-from ctrl_exec.tasks import carriage
-from ctrl_exec.tasks.carriage import ExecutionFiles
-from ctrl_exec.tasks.executions import Start, claim, find_execution, request_execution
-from ctrl_exec.tasks.lifecycle import NS, Outcome
-from ctrl_exec.tasks.starting import claim_next, end_group_here, next_moment_ns, recover, waits_for
+from ctrl_exec.tasks.execution import carriage
+from ctrl_exec.tasks.execution.carriage import ExecutionFiles
+from ctrl_exec.tasks.execution.executions import Start, claim, find_execution, request_execution
+from ctrl_exec.tasks.execution.lifecycle import NS, Outcome
+from ctrl_exec.tasks.execution.starting import claim_next, end_group_here, next_moment_ns, recover, waits_for
 from ctrl_exec.tasks.store import Store
 from ctrl_exec.tasks.ulid import new_ulid
 from tests.support.polling import eventually

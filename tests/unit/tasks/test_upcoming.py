@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from ctrl_exec.tasks.clock.upcoming import encode_upcoming, upcoming
+from ctrl_exec.tasks.clock.zones import zone_named
 from ctrl_exec.tasks.codec import decode_task
-from ctrl_exec.tasks.upcoming import encode_upcoming, upcoming
-from ctrl_exec.tasks.zones import zone_named
 
 NOON = int(datetime(2026, 1, 15, 12, tzinfo=UTC).timestamp())  # a Thursday
 BERLIN = zone_named("Europe/Berlin")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ctrl_exec.common.errors import StorageError
-from ctrl_exec.tasks.wake import WakeSocket, wake_schedulers
+from ctrl_exec.tasks.clock.wake import WakeSocket, wake_schedulers
 
 
 def is_readable(socket: WakeSocket) -> bool:

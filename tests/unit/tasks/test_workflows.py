@@ -10,15 +10,16 @@ import pytest
 
 from ctrl_exec.common.errors import ConflictError, InvalidFieldsError, StorageError
 from ctrl_exec.common.value import replace
-from ctrl_exec.tasks import execution_requests, workflows
-from ctrl_exec.tasks.carriage import carried
 from ctrl_exec.tasks.codec import encode_task
 from ctrl_exec.tasks.definitions import change_task, remove_task
-from ctrl_exec.tasks.lifecycle import NS
+from ctrl_exec.tasks.execution import execution_requests
+from ctrl_exec.tasks.execution.carriage import carried
+from ctrl_exec.tasks.execution.lifecycle import NS
+from ctrl_exec.tasks.execution.starting import claim_next, recover
 from ctrl_exec.tasks.purge import purge_executions
-from ctrl_exec.tasks.starting import claim_next, recover
 from ctrl_exec.tasks.store import Store
-from ctrl_exec.tasks.workflows import next_moment_ns
+from ctrl_exec.tasks.workflow import workflows
+from ctrl_exec.tasks.workflow.workflows import next_moment_ns
 from tests.support.flows import OTHER, Flows
 from tests.unit.tasks.conftest import Clock
 
@@ -196,7 +197,7 @@ def test_whoever_may_run_may_run_local_commands_by_a_workflow(flows: Flows) -> N
 
 def test_the_clock_starts_with_the_rights_of_the_owner(flows: Flows) -> None:
     """Who lost them since."""
-    from ctrl_exec.tasks.executions import Start, request_execution
+    from ctrl_exec.tasks.execution.executions import Start, request_execution
 
     flow_task = flows.workflow(flows.task("A"), by="manager")
     owned = request_execution(flows.store, Start(flow_task, "SCHEDULE", flows.users["manager"]))
@@ -315,7 +316,7 @@ def test_a_workflow_takes_no_place(flows: Flows) -> None:
         child = claim_next(flows.store, "me", max_running=1)
         assert child is not None
         assert claim_next(flows.store, "me", max_running=1) is None
-        from ctrl_exec.tasks import carriage
+        from ctrl_exec.tasks.execution import carriage
 
         carriage.begin(flows.store, child, "me")
         flows.end(child)

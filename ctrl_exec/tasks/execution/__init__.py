@@ -1,0 +1,1 @@
+"""Executions from request to end: policies, claims, carriers, logs, retention."""

@@ -1,0 +1,1 @@
+"""Webhooks: who may start what from outside, and what was delivered."""

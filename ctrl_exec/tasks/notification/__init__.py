@@ -1,0 +1,1 @@
+"""Telling others: notifiers, the queue of news, and how each kind is handed over."""

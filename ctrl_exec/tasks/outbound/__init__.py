@@ -1,0 +1,1 @@
+"""HTTP requests that leave us, under the rules for addresses, time and size."""

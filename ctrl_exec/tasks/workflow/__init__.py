@@ -1,0 +1,1 @@
+"""Workflows: steps, approvals, nesting, and how the scheduler moves them on."""
