@@ -11,7 +11,7 @@ import json
 import sys
 import time
 
-from ctrl_exec.tasks.carriage import ExecutionFiles
+from ctrl_exec.tasks.execution.carriage import ExecutionFiles
 from ctrl_exec.tasks.purge import purge
 from ctrl_exec.tasks.store import Store
 

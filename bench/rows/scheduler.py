@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bench.row import SKIPPED, Group, Row, absent, measured
 from bench.series import Series, at_most
 from bench.timing import cpu_of_tree_s
-from ctrl_exec.tasks.wake import wake_schedulers
+from ctrl_exec.tasks.clock.wake import wake_schedulers
 from tests.support.polling import eventually
 from tests.support.timetable import NS, TimetableOf, open_timetable
 
