@@ -51,13 +51,20 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 class Stream:
-    """A stream that is being read; a context manager."""
+    """A stream that is being read, as soon as the streams left before it have made room; a context manager."""
 
     def __init__(self, fleet: Fleet, reqid: str, *, query: str = "", **headers: str) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", fleet.api_port, timeout=60)
         named = {name.replace("_", "-"): text for name, text in headers.items()}
-        self._connection.request("GET", f"/runs/{reqid}/output{query}", headers=named)
-        self.answer = self._connection.getresponse()
+
+        def ask() -> bool:
+            self._connection = http.client.HTTPConnection("127.0.0.1", fleet.api_port, timeout=60)
+            self._connection.request("GET", f"/runs/{reqid}/output{query}", headers=named)
+            self.answer = self._connection.getresponse()
+            if self.answer.status == 503:
+                self.__exit__()
+            return self.answer.status != 503
+
+        eventually(ask, what="there is room for the stream")
 
     def __enter__(self) -> Stream:
         return self
