@@ -22,6 +22,7 @@ _GROUPS = {
     "cli": "The command line", "records": "Run records", "hook": "The auth hook",
     "live": "Live runs", "runs": "The list of runs", "scale": "Thousands of hosts",
     "scheduler": "The scheduler", "memory": "Memory", "purge": "Purge",
+    "executions": "Executions",
 }  # fmt: skip
 
 
