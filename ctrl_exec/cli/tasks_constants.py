@@ -91,10 +91,8 @@ def remove_constant(tasks: TaskContext, project_id: str, name: str) -> int:
     from ctrl_exec.tasks import constants
 
     known = constants.list_constants(tasks.store, tasks.identity, project_id)
-    found = next((each for each in known if each.name == name), None)
-    if found is None:
-        raise NotFoundError(f"no constant {name!r}; `ctrl-exec constant list {project_id}` shows them")
-    constants.remove_constant(tasks.store, tasks.identity, project_id, found.constant_id)
+    found = _named({each.name: each.constant_id for each in known}, name, "constant", project_id)
+    constants.remove_constant(tasks.store, tasks.identity, project_id, found)
     return tasks.say({"removed": name}, f"removed {name}")
 
 
@@ -103,11 +101,16 @@ def remove_secret(tasks: TaskContext, project_id: str, name: str) -> int:
     from ctrl_exec.tasks import project_secrets
 
     known = project_secrets.list_secrets(tasks.store, tasks.identity, project_id)
-    found = next((each for each in known if each.name == name), None)
-    if found is None:
-        raise NotFoundError(f"no secret {name!r}; `ctrl-exec constant list {project_id}` shows them")
-    project_secrets.remove_secret(tasks.store, tasks.identity, project_id, found.secret_id)
+    found = _named({each.name: each.secret_id for each in known}, name, "secret", project_id)
+    project_secrets.remove_secret(tasks.store, tasks.identity, project_id, found)
     return tasks.say({"removed": name}, f"removed {name}")
+
+
+def _named(ids: dict[str, str], name: str, what: str, project_id: str) -> str:
+    """The id of that name. Raises: NotFoundError."""
+    if name not in ids:
+        raise NotFoundError(f"no {what} {name!r}; `ctrl-exec constant list {project_id}` shows them")
+    return ids[name]
 
 
 COMMANDS = {
