@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -144,9 +145,23 @@ class Session:
             "PYTHONPATH": f"{ROOT}:{ROOT / 'agent'}",
         }
 
+    @cached_property
+    def installed_python(self) -> str:
+        """The interpreter of daemons: a virtual environment like the one `make install-system` makes.
+
+        It finds what we depend on where the benches found it, by a path alone: the finder and the hooks of
+        a development's environment would bring some forty modules that no installed daemon has.
+        """
+        home = self.work / "python"
+        subprocess.run([self.python, "-m", "venv", "--without-pip", str(home)], check=True)
+        (packages,) = home.glob("lib/python*/site-packages")
+        (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        return str(home / "bin" / "python")
+
     def launcher(self, program: str, *arguments: object) -> list[str]:
         """argv of a program of ours, as its launcher in bin/ starts it."""
-        python = self.server_python if program in ("ctrl-exec-api", "ctrl-exec-scheduler") else self.python
+        is_daemon = program in ("ctrl-exec-api", "ctrl-exec-scheduler")
+        python = self.installed_python if is_daemon else self.python
         bare = ["-S"] if program == "ctrl-exec-agent" else []  # as the first lines of the launchers say
         return [python, "-I", *bare, str(ROOT / "bin" / program), *map(str, arguments)]
 
