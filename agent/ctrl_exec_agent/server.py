@@ -27,6 +27,7 @@ from ctrl_exec.common.tls import server_context
 from ctrl_exec.common.value import replace
 from ctrl_exec_agent import trust
 from ctrl_exec_agent.admission import EXIT_TRUSTED, EXIT_UNTRUSTED, Admission
+from ctrl_exec_agent.dry_run import ROUNDS, DryRun
 from ctrl_exec_agent.generation import load_parts, warnings
 from ctrl_exec_agent.handlers import Handlers, Peer, answer
 from ctrl_exec_agent.upkeep import Upkeep
@@ -67,20 +68,24 @@ class Application:
 
     def __call__(self, request: Request, child: Child) -> Response:
         """The answer to one request, after its peer was judged anew."""
-        verdict = self._judge(request)
+        verdict = self.judge(request)
         if not verdict.is_trusted:
             child.exit_status = EXIT_UNTRUSTED
             return self._forbid(request, verdict)
         child.exit_status = EXIT_TRUSTED
         self._purge_if_due(request)
+        return self.obey(Peer(verdict.dispatcher, verdict.serial, request.remote_ip), request)
+
+    def obey(self, peer: Peer, request: Request) -> Response:
+        """The answer to a request of a dispatcher that we trust."""
         try:
             match = self.router.match(request.method, request.path)
-            peer = Peer(verdict.dispatcher, verdict.serial, request.remote_ip)
             return match.route.handler(peer, request, **match.parameters)
         except (InvalidInputError, NotFoundError, MethodNotAllowedError) as error:
             return self._refuse_request(request, error)
 
-    def _judge(self, request: Request) -> trust.Verdict:
+    def judge(self, request: Request) -> trust.Verdict:
+        """Whether the peer, whose certificate's chain is right, is a dispatcher that we trust."""
         der = request.peer.certificate
         if der is None:
             return trust.Verdict(error=trust.NOT_TRUSTED, reason="no client certificate")
@@ -141,6 +146,7 @@ class AgentServer:
         self._parts = load_parts(source)
         self._context = _tls_context(self._parts)
         self._admission = Admission(self._parts.config, self._parts.log)
+        self._dry_run = _dry_run(self._parts)
 
     def serve(self) -> None:
         """Serve until SIGTERM.
@@ -156,7 +162,10 @@ class AgentServer:
             refuse=refuse,
             note=self._note,
             on_tls_failure=self._note_tls_failure,
+            meanwhile=self._go_through_the_motions,
         )
+        for _ in range(ROUNDS):
+            self._go_through_the_motions()
         server = ForkingServer(
             _settings(self._parts),
             Application(self._parts, os.getpid()),
@@ -167,6 +176,9 @@ class AgentServer:
         )
         server.serve()
         self._parts.log.info("stop")
+
+    def _go_through_the_motions(self) -> None:
+        self._dry_run()
 
     def _say_started(self, addresses: tuple[str, ...]) -> None:
         self._warn()
@@ -179,7 +191,7 @@ class AgentServer:
         parts = load_parts(self._source)
         context = _tls_context(parts)
         before, now = self._parts.config, parts.config
-        self._parts, self._context = parts, context
+        self._parts, self._context, self._dry_run = parts, context, _dry_run(parts)
         self._admission.configure(now, parts.log)
         self._warn()
         if (before.bind, before.port) != (now.bind, now.port):
@@ -213,6 +225,10 @@ def _tls_context(parts: Parts) -> ssl.SSLContext:
         )
     except CertificateError as error:
         raise ConfigError(str(error)) from error
+
+
+def _dry_run(parts: Parts) -> DryRun:
+    return DryRun(parts, lambda tame: Application(tame, os.getpid()))
 
 
 def _settings(parts: Parts) -> ServerSettings:

@@ -63,6 +63,7 @@ class Child:
         limits: ChildLimits,
         pipes: ServerPipes,
         live_indexes: Callable[[], tuple[int, ...]],
+        meanwhile: Callable[[], None] | None = None,
     ) -> None:
         self._slots = slots
         self._index = 0
@@ -74,12 +75,21 @@ class Child:
         # bound here: made in a child they would be memory of its own
         self._heed_wait = self.is_waiting
         self._heed_eviction = self._evict
+        self._meanwhile = meanwhile
+        self._use_meanwhile = None if meanwhile is None else self._work_meanwhile
 
     def begin(self, index: int, connection: Connection) -> None:
         """Be this process's child, with a row and a connection of its own."""
         self._index = index
         become_child(self._heed_eviction)
         connection.on_wait = self._heed_wait
+        connection.meanwhile = self._use_meanwhile
+
+    def _work_meanwhile(self) -> None:
+        """Do what the server has for the time that the peer needs; not to be ended in the middle of it."""
+        if self._meanwhile is not None:
+            self.is_working()
+            self._meanwhile()
 
     # -- for the conversation -------------------------------------------------------------------
 

@@ -42,6 +42,8 @@ class Connection:
         self.is_unix = not isinstance(address, tuple)
         self.local_ip, self.local_port = plain_address(sock.getsockname())
         self.remote_ip, self.remote_port = plain_address(address)
+        self.meanwhile: Callable[[], None] | None = None
+        """Called when it is the peer's turn in the TLS handshake, the first time only."""
         self.on_wait: Callable[[bool], None] | None = None
         """Called before each wait for the peer; told whether the wait is for sending."""
         self.beside: Callable[[int, int, float], bool] | None = None
@@ -75,9 +77,15 @@ class Connection:
                 wrapped.do_handshake()
                 return
             except ssl.SSLWantReadError:
+                self._use_turn_of_peer()
                 self._wait(select.POLLIN, deadline)
             except ssl.SSLWantWriteError:
                 self._wait(select.POLLOUT, deadline)
+
+    def _use_turn_of_peer(self) -> None:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
 
     def peer(self) -> PeerIdentity:
         """What the transport proves about the other end."""

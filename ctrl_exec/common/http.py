@@ -272,7 +272,9 @@ class ForkingServer(ForkingMixIn, BaseServer):
         kept = settings.max_children * settings.keepalive_share_percent // 100
         self._child_limits = ChildLimits(settings.max_long, kept)
         self._pipes = ServerPipes(self._retire[0], self._drain[0])
-        self._child = Child(self._slots, self._child_limits, self._pipes, self._children.indexes)
+        self._child = Child(
+            self._slots, self._child_limits, self._pipes, self._children.indexes, self._hooks.meanwhile
+        )
         self._parts = self._make_parts(self._child, self._application, self._hooks.note)
         self._parent_fds = (
             *self._by_fd,

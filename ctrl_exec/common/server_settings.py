@@ -89,7 +89,8 @@ class ServerHooks:
     child of the process has ended, perhaps one of the program's own. `parent_fds()` are descriptors
     that children close, `understudy()` plays the program's part before the first fork. In a child:
     `refuse(status, detail)` makes the answer to what is no request, `note(child, exchange)` logs and
-    counts, `on_tls_failure(remote_ip, reason)`.
+    counts, `on_tls_failure(remote_ip, reason)`; `meanwhile()` is called when it is the peer's turn in the
+    TLS handshake, for what may as well be done before the request is there.
     """
 
     admit: Callable[[str], bool] = _admit_all
@@ -103,3 +104,4 @@ class ServerHooks:
     note: Callable[[Child, Exchange], None] = _nothing
     on_tls_failure: Callable[[str, str], None] = _nothing
     understudy: Callable[[], Understudy] = Understudy
+    meanwhile: Callable[[], None] | None = None
