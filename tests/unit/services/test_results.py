@@ -314,6 +314,25 @@ def test_purge_of_many(store: ResultStore, runs: Path, thousands: int) -> None:
     assert len(names(runs)) == count - old + (count - old) // 1000 * 3
 
 
+def test_purge_of_many_that_meets_an_obstacle(store: ResultStore, runs: Path) -> None:
+    """What can't be removed is said, and the next purge finds all that it was to remove."""
+    (runs / "done").mkdir(parents=True)
+    for number in range(1500):
+        reqid = f"{number:016x}"
+        (runs / f"{reqid}.json").touch()
+        (runs / "done" / f"{2000:08x}-{reqid}").touch()
+    obstacle = runs / f"{700:016x}.json"
+    obstacle.unlink()
+    obstacle.mkdir()
+    with pytest.raises(StorageError):
+        store.purge(5000)
+    assert len(os.listdir(runs / "done")) == 1500
+    obstacle.rmdir()
+    assert store.purge(5000) == 1500
+    assert names(runs) == set()
+    assert os.listdir(runs / "done") == []
+
+
 def test_sweep_puts_right_what_crashes_left(store: ResultStore, runs: Path) -> None:
     """Markers and locks are made again; half-written and orphaned files of long ago go."""
     finished, running = record_of(), record_of()
