@@ -10,7 +10,6 @@ from __future__ import annotations
 import binascii
 import json
 import os
-import ssl
 import time
 from contextlib import suppress
 
@@ -19,6 +18,7 @@ from ctrl_exec.common.certificate import (
     CLIENT_AUTH,
     SERVER_AUTH,
     ca_fingerprint,
+    der_to_pem,
     normalise_fingerprint,
     normalise_serial,
     parse_certificate,
@@ -222,7 +222,7 @@ class _Exchange:
                 client, deadline, "no decision in time; ask again when somebody can approve it"
             )
             return self._check_approved(final, nonce)
-        except (ssl.SSLError, OSError) as error:
+        except OSError as error:
             raise PeerError(f"{self._wish.dispatcher}: {error}", kind="lost") from error
         finally:
             client.close()
@@ -312,8 +312,8 @@ class _Exchange:
                 raise PairingError("the dispatcher's answer belongs to another request")
             enrolled = Enrolled(
                 # written anew, so that nothing around the certificates is stored
-                certificate_pem=ssl.DER_cert_to_PEM_cert(pem_to_der(text_of(final, "cert"))),
-                ca_pem=ssl.DER_cert_to_PEM_cert(pem_to_der(text_of(final, "ca"))),
+                certificate_pem=der_to_pem(pem_to_der(text_of(final, "cert"))),
+                ca_pem=der_to_pem(pem_to_der(text_of(final, "ca"))),
                 dispatcher_serial=normalise_serial(text_of(final, "dispatcher_serial")),
                 dispatcher_id=check_dispatcher_id(
                     text_of(final, "dispatcher_id", "") or text_of(final, "dispatcher_serial")

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import socket
-import ssl
 import time
 
 from ctrl_exec.common.errors import PairingError, PeerError
 from ctrl_exec.common.responses import ResponseParser
-from ctrl_exec.common.tls import client_context, failure_reason, wrap
+from ctrl_exec.common.tls import SSLCertVerificationError, client_context, failure_reason, trust, wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from ctrl_exec.common.tls import TlsSocket
 
 ANSWER_LIMIT_BYTES = 256 * 1024
 SEND_S = 30.0
@@ -31,9 +32,8 @@ class PairingClient:
         self._port = port
         self._context = client_context(None, None, ca=None)
         if trusted_ca is not None:
-            self._context.load_verify_locations(cadata=ssl.DER_cert_to_PEM_cert(trusted_ca))
-            self._context.verify_mode = ssl.CERT_REQUIRED
-        self._socket: ssl.SSLSocket | None = None
+            trust(self._context, trusted_ca)
+        self._socket: TlsSocket | None = None
         self._rest = b""
 
     def connect(self, deadline: float) -> bytes:
@@ -51,10 +51,10 @@ class PairingClient:
             # no SNI: the name an admin typed need not be the one in the certificate
             self._socket = wrap(self._context, plain)
             certificate = self._socket.getpeercert(binary_form=True)
-        except ssl.SSLCertVerificationError as error:
+        except SSLCertVerificationError as error:
             plain.close()
             raise PairingError(f"{where}: {failure_reason(error)}; nothing was sent to it") from error
-        except (ssl.SSLError, OSError) as error:
+        except OSError as error:
             plain.close()
             raise PeerError(f"{where}: {failure_reason(error)}", kind="refused") from error
         if certificate is None:

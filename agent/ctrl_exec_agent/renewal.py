@@ -6,10 +6,9 @@ Owns the staged certificate. The key never changes here: a certificate for anoth
 from __future__ import annotations
 
 import os
-import ssl
 
 from ctrl_exec.common import files
-from ctrl_exec.common.certificate import SERVER_AUTH, parse_certificate, pem_to_der
+from ctrl_exec.common.certificate import SERVER_AUTH, der_to_pem, parse_certificate, pem_to_der
 from ctrl_exec.common.clock import utc_now
 from ctrl_exec.common.errors import CertificateError, ProgramError, StorageError
 from ctrl_exec.common.program import run_program
@@ -87,7 +86,7 @@ def only_certificate(pem: str) -> str:
     """
     if len(pem) > LIMIT_BYTES or not pem.isascii():
         raise CertificateError("the certificate is no PEM text of at most 64 KiB")
-    return ssl.DER_cert_to_PEM_cert(pem_to_der(pem))
+    return der_to_pem(pem_to_der(pem))
 
 
 def check_renewed(config: AgentConfig, pem: str) -> Certificate:

@@ -34,11 +34,10 @@ from ctrl_exec_agent.upkeep import Upkeep
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import ssl
-
     from ctrl_exec.common.child import Child
     from ctrl_exec.common.conversation import Exchange
     from ctrl_exec.common.routing import Request
+    from ctrl_exec.common.tls import Context
     from ctrl_exec_agent.generation import Parts, Source
 
 _DRAIN_S = 2.0  # a script that runs goes on without us; there is nothing else to wait for
@@ -212,7 +211,7 @@ class AgentServer:
         self._parts.log.warning("tls-failure", peer=remote_ip, reason=reason)
 
 
-def _tls_context(parts: Parts) -> ssl.SSLContext:
+def _tls_context(parts: Parts) -> Context:
     config = parts.config
     try:
         return server_context(

@@ -27,12 +27,12 @@ from ctrl_exec.services.authority import Caller
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Mapping, Sequence
 
     from ctrl_exec.common.conversation import Exchange
     from ctrl_exec.common.http import Child
     from ctrl_exec.common.server_settings import Application as Answering
+    from ctrl_exec.common.tls import Context
     from ctrl_exec.config import Config
     from ctrl_exec.dispatcher import Dispatcher
 
@@ -206,7 +206,7 @@ def start_recovery(dispatcher: Dispatcher) -> None:
         dispatcher.log.error("recovery", error=str(error))
 
 
-def tls_context(config: Config) -> ssl.SSLContext | None:
+def tls_context(config: Config) -> Context | None:
     """The context of `api_cert` and `api_key`, None without them. Raises: CertificateError."""
     if not config.api_cert:
         return None

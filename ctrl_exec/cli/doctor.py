@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ctrl_exec.common.certificate import Certificate
+    from ctrl_exec.common.tls import TlsSocket
     from ctrl_exec.config import Config
 
 SOON_DAYS = 30
@@ -288,7 +289,7 @@ def answers_as_api(address: str, port: int, *, has_tls: bool) -> bool:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 - compared, not bound
     try:
         with socket.create_connection((host, port), timeout=3) as plain:
-            stream: socket.socket = plain
+            stream: socket.socket | TlsSocket = plain
             if has_tls:
                 from ctrl_exec.common.tls import client_context, wrap
 

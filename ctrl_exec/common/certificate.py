@@ -258,6 +258,13 @@ def pem_to_der(pem: str) -> bytes:
         raise CertificateError("the PEM certificate is not base64") from error
 
 
+def der_to_pem(der: bytes) -> str:
+    """The certificate as text. Source: RFC 7468 §2."""
+    text = binascii.b2a_base64(der, newline=False).decode("ascii")
+    lines = (text[at : at + 64] for at in range(0, len(text), 64))
+    return "\n".join(("-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""))
+
+
 def ca_fingerprint(der: bytes) -> str:
     """SHA-256 of the certificate's DER, lower-case hex without colons."""
     return str(sha256(der).hexdigest())

@@ -7,7 +7,6 @@ server drains. Forks nothing; the server does.
 from __future__ import annotations
 
 import select
-import ssl
 import time
 from contextlib import suppress
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from ctrl_exec.common.connection import Connection
     from ctrl_exec.common.conversation import Parts
     from ctrl_exec.common.slots import Slots, SlotView
+    from ctrl_exec.common.tls import Context
 
 EXIT_DONE = 0
 EXIT_CRASH = 70
@@ -177,7 +177,7 @@ class Child:
 def serve_connection(
     child: Child,
     connection: Connection,
-    context: ssl.SSLContext | None,
+    context: Context | None,
     parts: Parts,
     on_tls_failure: Callable[[str, str], None],
 ) -> None:
@@ -199,7 +199,7 @@ def serve_connection(
 def _secure(
     child: Child,
     connection: Connection,
-    context: ssl.SSLContext,
+    context: Context,
     parts: Parts,
     on_tls_failure: Callable[[str, str], None],
 ) -> bool:
@@ -214,7 +214,7 @@ def _secure(
         return False
     try:
         connection.handshake(context, time.monotonic() + parts.timing.handshake_s)
-    except OSError as error:  # ssl.SSLError is one
+    except OSError as error:  # SSLError is one
         from ctrl_exec.common.tls import failure_reason
 
         child.exit_status = EXIT_HANDSHAKE

@@ -6,15 +6,14 @@ hung up, and closing so that the peer can read the last answer. Knows nothing of
 
 from __future__ import annotations
 
+import _socket
 import select
-import socket
-import ssl
 import struct
 import time
-from contextlib import suppress
 
+from ctrl_exec.common import tls
 from ctrl_exec.common.routing import PeerIdentity
-from ctrl_exec.common.tls import wrap
+from ctrl_exec.common.suppression import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ class Connection:
     Unix socket. All waits raise TimeoutError at their deadline.
     """
 
-    def __init__(self, sock: socket.socket, address: object) -> None:
+    def __init__(self, sock: _socket.socket, address: object) -> None:
         self._socket = sock
         self._watch: select.epoll | None = None
         self._has_ended = False
@@ -62,24 +61,24 @@ class Connection:
     def first_byte(self) -> int | None:
         """The first byte that waits to be read, without taking it."""
         try:
-            seen = self._socket.recv(1, socket.MSG_PEEK)
+            seen = self._socket.recv(1, _socket.MSG_PEEK)
         except OSError:
             return None
         return seen[0] if seen else None
 
-    def handshake(self, context: ssl.SSLContext, deadline: float) -> None:
-        """Become a TLS connection. Raises: ssl.SSLError, OSError, TimeoutError."""
-        wrapped = wrap(context, self._socket, server_side=True, handshake=False)
+    def handshake(self, context: tls.Context, deadline: float) -> None:
+        """Become a TLS connection. Raises: SSLError, OSError, TimeoutError."""
+        wrapped = tls.wrap(context, self._socket, server_side=True, handshake=False)
         self._socket = wrapped
         self._is_tls = True
         while True:
             try:
                 wrapped.do_handshake()
                 return
-            except ssl.SSLWantReadError:
+            except tls.SSLWantReadError:
                 self._use_turn_of_peer()
                 self._wait(select.POLLIN, deadline)
-            except ssl.SSLWantWriteError:
+            except tls.SSLWantWriteError:
                 self._wait(select.POLLOUT, deadline)
 
     def _use_turn_of_peer(self) -> None:
@@ -90,10 +89,9 @@ class Connection:
     def peer(self) -> PeerIdentity:
         """What the transport proves about the other end."""
         if self._is_tls:
-            assert isinstance(self._socket, ssl.SSLSocket)
-            return PeerIdentity(certificate=self._socket.getpeercert(binary_form=True))
+            return PeerIdentity(certificate=self._secured().getpeercert(binary_form=True))
         if self.is_unix:
-            credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            credentials = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
             pid, uid, _ = struct.unpack("3i", credentials)
             return PeerIdentity(unix_uid=uid, unix_pid=pid)
         return _NOBODY
@@ -103,9 +101,9 @@ class Connection:
         while True:
             try:
                 chunk = self._socket.recv(limit_bytes)
-            except (BlockingIOError, ssl.SSLWantReadError):
+            except (BlockingIOError, tls.SSLWantReadError):
                 self._wait(select.POLLIN, deadline)
-            except ssl.SSLWantWriteError:
+            except tls.SSLWantWriteError:
                 self._wait(select.POLLOUT, deadline)
             else:
                 self._has_ended = not chunk
@@ -113,7 +111,7 @@ class Connection:
 
     def wait_readable(self, deadline: float, also_fd: int) -> bool:
         """Whether bytes came before the deadline and before the other descriptor had an event."""
-        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+        if self._is_tls and self._secured().pending():
             return True
         poller = select.poll()
         poller.register(self._socket.fileno(), select.POLLIN)
@@ -127,9 +125,9 @@ class Connection:
         while view:
             try:
                 view = view[self._socket.send(view) :]
-            except (BlockingIOError, ssl.SSLWantWriteError):
+            except (BlockingIOError, tls.SSLWantWriteError):
                 self._wait(select.POLLOUT, deadline, is_sending=True)
-            except ssl.SSLWantReadError:
+            except tls.SSLWantReadError:
                 self._wait(select.POLLIN, deadline, is_sending=True)
 
     def _wait(self, event: int, deadline: float, *, is_sending: bool = False) -> None:
@@ -151,7 +149,7 @@ class Connection:
     def hang_up(self) -> None:
         """End the connection as it stands, while this process goes on with something else."""
         with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.shutdown(_socket.SHUT_RDWR)
 
     @property
     def hung_up_fd(self) -> int:
@@ -178,7 +176,7 @@ class Connection:
             if self._is_tls:
                 self._close_notify()
             # not close alone: a detached carrier may hold the descriptor too
-            self._socket.shutdown(socket.SHUT_WR)
+            self._socket.shutdown(_socket.SHUT_WR)
             if not self._has_ended and (self._discard() or linger):
                 self._linger(time.monotonic() + _LINGER_S)
         except (OSError, ValueError):  # the peer has gone already
@@ -188,15 +186,17 @@ class Connection:
             self._watch.close()
 
     def _close_notify(self) -> None:
-        if isinstance(self._socket, ssl.SSLSocket):
-            # one attempt that cannot block; what the peer answers does not matter
-            with suppress(OSError, ValueError):
-                self._socket.unwrap()
+        # one attempt that cannot block; what the peer answers does not matter
+        with suppress(OSError, ValueError):
+            self._secured().unwrap()
+
+    def _secured(self) -> tls.TlsSocket:
+        return self._socket  # type: ignore[return-value]  # once a handshake has begun
 
     def _discard(self) -> int:
         """Take what waits unread, without blocking; 0 when there is nothing."""
         try:
-            chunk = socket.socket.recv(self._socket, RECEIVE_BYTES)  # the raw bytes, below TLS
+            chunk = _socket.socket.recv(self._socket, RECEIVE_BYTES)  # the raw bytes, below TLS
         except BlockingIOError:
             return 0
         self._has_ended = not chunk

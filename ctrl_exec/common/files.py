@@ -11,6 +11,7 @@ import os
 import stat
 import time
 
+from ctrl_exec.common import json_text
 from ctrl_exec.common.errors import StorageError
 from ctrl_exec.common.suppression import suppress
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _TEMPORARY = ".tmp-"
 _READ_BYTES = 1 << 16
+_encoded = json_text.encoder(ensure_ascii=False)
 
 
 def write_atomic(
@@ -160,14 +162,12 @@ def read_json(path: str, limit_bytes: int = 1 << 20, *, follow: bool = False) ->
 
     Raises: StorageError if it can't be read or is no JSON.
     """
-    import json
-
     try:
         content = read_bounded(path, limit_bytes, follow=follow)
     except FileNotFoundError:
         return None
     try:
-        return json.loads(content.decode("utf-8", "surrogatepass"))
+        return json_text.loads(content)
     except (ValueError, RecursionError) as error:
         raise StorageError(f"is not JSON ({error})", path=path) from error
 
@@ -181,10 +181,12 @@ def write_json(
     exclusive: bool = False,
     durable: bool = True,
 ) -> None:
-    """Write the document as indented JSON, atomically. Raises: as `write_atomic`."""
-    import json
-
-    text = json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+    """Write the document as JSON, a key of an object a line, atomically. Raises: as `write_atomic`."""
+    text = _encoded(document)
+    if isinstance(document, dict):
+        lines = (f"{_encoded(key)}: {_encoded(each)}" for key, each in document.items())
+        text = "{\n " + ",\n ".join(lines) + "\n}"
+    text += "\n"
     write_atomic(
         path, text.encode("utf-8", "surrogatepass"), mode, owner=owner, exclusive=exclusive, durable=durable
     )

@@ -7,12 +7,12 @@ an action means or what becomes of the answer.
 
 from __future__ import annotations
 
-import json
 import os
 
 from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.errors import ConfigError, InvalidInputError, PayloadError, ProgramError, StorageError
 from ctrl_exec.common.files import is_writable_by_others, read_bounded
+from ctrl_exec.common.json_text import dumps
 from ctrl_exec.common.program import run_program
 from ctrl_exec.common.value import value
 
@@ -149,7 +149,7 @@ def _document(question: HookQuestion) -> bytes:
         "via": question.via,
         "auth": question.auth,
     }
-    return json.dumps(asked).encode() + b"\n"
+    return dumps(asked).encode() + b"\n"
 
 
 def _variables(settings: HookSettings, question: HookQuestion) -> dict[str, str]:
@@ -159,7 +159,7 @@ def _variables(settings: HookSettings, question: HookQuestion) -> dict[str, str]
         "ENVEXEC_SCRIPT": question.script,
         "ENVEXEC_HOSTS": ",".join(question.hosts),
         "ENVEXEC_ARGS": " ".join(question.args),
-        "ENVEXEC_ARGS_JSON": json.dumps(list(question.args)),
+        "ENVEXEC_ARGS_JSON": dumps(list(question.args)),
         "ENVEXEC_USERNAME": question.username,
         "ENVEXEC_TOKEN": question.token,
         "ENVEXEC_SOURCE_IP": question.source_ip,

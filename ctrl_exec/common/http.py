@@ -45,13 +45,13 @@ __all__ = ["Child", "Exchange", "ForkingServer", "ParserLimits", "ServerHooks", 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Mapping
     from typing import Any, NoReturn
 
     from ctrl_exec.common.log import Log
     from ctrl_exec.common.routing import Request, Response
     from ctrl_exec.common.server_settings import Application
+    from ctrl_exec.common.tls import Context
 
 _ACCEPTS_AT_THE_END = 1024
 _EVENTS_A_TURN = 64
@@ -83,7 +83,7 @@ class ForkingServer(ForkingMixIn, BaseServer):
         settings: ServerSettings,
         application: Application,
         *,
-        tls: Callable[[], ssl.SSLContext | None] | None = None,
+        tls: Callable[[], Context | None] | None = None,
         log: Log,
         hooks: ServerHooks | None = None,
         environment: Mapping[str, str] | None = None,
@@ -95,7 +95,7 @@ class ForkingServer(ForkingMixIn, BaseServer):
         self._hooks = hooks or ServerHooks()
         self._context = tls() if tls is not None else None
         # contexts that were replaced stay referenced (CPython CVE-2026-19445)
-        self._old_contexts: list[ssl.SSLContext | None] = []
+        self._old_contexts: list[Context | None] = []
         self._environment = dict(environment or {})
         self._notify = ServiceNotify(self._environment)
         self._listeners = open_listeners(

@@ -8,6 +8,7 @@ core.md §7.
 from __future__ import annotations
 
 from ctrl_exec.common.errors import MessageError
+from ctrl_exec.common.json_text import decoder, encoder
 from ctrl_exec.common.names import check_reqid, check_script
 from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import fields, value
@@ -36,7 +37,6 @@ STATES = (
     "ok", "failed", "timeout", "unreachable", "refused", "busy", "lost", "cancelled",
 )  # fmt: skip
 FINAL_STATES = frozenset(STATES[3:])
-_decoders: list[Callable[[str], Any]] = []
 
 
 @value
@@ -163,13 +163,11 @@ def encode(document: dict[str, Any], *, is_compact: bool = False) -> bytes:
     An escape takes up to three times the bytes of its letter: the longest arguments that are allowed
     would exceed what an agent reads. Lone surrogates, which JSON can carry and UTF-8 can't, stay escapes.
     """
-    import json
-
     kept = {key: each for key, each in document.items() if each is not None}
     if is_compact:
         with suppress(UnicodeEncodeError):
-            return json.dumps(kept, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    return json.dumps(kept, separators=(",", ":")).encode("ascii")
+            return _encoded_compactly(kept).encode("utf-8")
+    return _encoded(kept).encode("ascii")
 
 
 def parse_object(body: bytes, what: str = "body") -> dict[str, Any]:
@@ -178,23 +176,13 @@ def parse_object(body: bytes, what: str = "body") -> dict[str, Any]:
     Raises: MessageError for anything else, also for a key given twice, NaN, or bottomless nesting.
     """
     try:
-        return read_object(_strict_decoder()(body.decode("utf-8")), what)
+        return read_object(_decoded(body.decode("utf-8")), what)
     except UnicodeDecodeError as error:
         raise MessageError(f"{what}: not UTF-8 at byte {error.start}", field=what) from error
     except RecursionError as error:
         raise MessageError(f"{what}: nested too deeply", field=what) from error
     except ValueError as error:
         raise MessageError(f"{what}: not JSON ({error})", field=what) from error
-
-
-def _strict_decoder() -> Callable[[str], Any]:
-    """The decoder, made once: to make it costs more than a short message."""
-    if not _decoders:
-        import json
-
-        decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
-        _decoders.append(decoder.decode)
-    return _decoders[0]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -208,6 +196,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
+
+
+_encoded = encoder(separators=(",", ":"))
+_encoded_compactly = encoder(separators=(",", ":"), ensure_ascii=False)
+_decoded = decoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def read_object(document: Any, what: str) -> dict[str, Any]:

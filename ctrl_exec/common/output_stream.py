@@ -6,11 +6,11 @@ pieces put together are what the whole would have been. Knows no files, no socke
 
 from __future__ import annotations
 
-import json
 from binascii import b2a_base64
 from codecs import utf_8_decode
 
 from ctrl_exec.common.errors import MessageError
+from ctrl_exec.common.json_text import encoder
 from ctrl_exec.common.messages import integer_of, parse_object, text_of
 from ctrl_exec.common.value import value
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CONTENT_TYPE = "application/x-ndjson"
 STREAMS = ("stdout", "stderr")
 _BASE64_BYTES = 3
+_encoded = encoder(separators=(",", ":"))
 
 
 @value
@@ -47,7 +48,7 @@ def cut_text(raw: bytes, encoding: str | None, *, is_end: bool) -> tuple[str, in
 def encode_piece(piece: OutputPiece) -> bytes:
     """The line of the piece."""
     shown = {"stream": piece.stream, "text": piece.text, "at": piece.at}
-    return json.dumps(shown, separators=(",", ":")).encode("ascii") + b"\n"
+    return _encoded(shown).encode("ascii") + b"\n"
 
 
 def decode_line(line: bytes) -> OutputPiece | dict[str, Any]:

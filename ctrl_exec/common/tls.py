@@ -1,21 +1,70 @@
-"""TLS contexts, built bare: versions, suites, roots, nothing that costs 24 ms.
+"""TLS contexts and sockets, made bare: versions, suites, roots, and what costs 24 ms left out.
 
 Identity is not checked here: an agent is known by its key's fingerprint, a dispatcher by its
 serial, both compared by who asked for the connection.
+
+Owns the use of `_ssl`, the C part of the standard library's `ssl`: a third of a command's start and a
+fifth of an idle agent's memory are the wrapper around it (docs/adr/035). Where that part is not as we
+know it, `ssl` itself does the same.
 """
 
 from __future__ import annotations
 
+import _socket
+import _ssl
 import os
-import ssl
-from contextlib import contextmanager, suppress
+from _ssl import (
+    SSLCertVerificationError,
+    SSLEOFError,
+    SSLError,
+    SSLWantReadError,
+    SSLWantWriteError,
+    SSLZeroReturnError,
+)
 
 from ctrl_exec.common.errors import CertificateError
+from ctrl_exec.common.suppression import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Iterator
+    from _ssl import SSLSession, _SSLContext
+    from types import TracebackType
+    from typing import Any, Self
+
+__all__ = [
+    "ALPN",
+    "Context",
+    "SSLCertVerificationError",
+    "SSLEOFError",
+    "SSLError",
+    "SSLWantReadError",
+    "SSLWantWriteError",
+    "SSLZeroReturnError",
+    "TlsSocket",
+    "blind_context",
+    "client_context",
+    "failure_reason",
+    "server_context",
+    "trust",
+    "wrap",
+]
+
+_KNOWN_MAKING = "($self,/,sock,server_side,server_hostname=None,*,owner=None,session=None)"
+
+
+def is_known(context_class: object) -> bool:
+    """Whether sockets of that kind of context are made as in Python 3.10 to 3.13."""
+    making = getattr(context_class, "_wrap_socket", None)
+    return "".join((getattr(making, "__text_signature__", None) or "").split()) == _KNOWN_MAKING
+
+
+if TYPE_CHECKING:
+    Context = _SSLContext
+    IS_BARE: bool
+elif IS_BARE := is_known(_ssl._SSLContext):
+    Context = _ssl._SSLContext
+else:
+    from ssl import SSLContext as Context
 
 # AEAD suites only; TLS 1.3 has no others. Source: RFC 9325 §4.2
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL:!PSK"
@@ -32,35 +81,35 @@ def server_context(
     require_client: bool = False,
     tickets: int = 0,
     issuer: str | None = None,
-) -> ssl.SSLContext:
+) -> Context:
     """A server's context from PEM files; with `client_ca`, client certificates are verified.
 
     `issuer` is the file of the CA that issued our certificate, where that is known.
 
     Raises: CertificateError naming the file that is missing, unreadable or does not fit.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = Context(_ssl.PROTOCOL_TLS_SERVER)
     _restrict(context)
     context.num_tickets = tickets
     _load_identity(context, certificate, key, issuer)
     if client_ca is not None:
         _load_roots(context, client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED if require_client else ssl.CERT_OPTIONAL
+        context.verify_mode = _ssl.CERT_REQUIRED if require_client else _ssl.CERT_OPTIONAL
     return context
 
 
-def client_context(certificate: str | None, key: str | None, *, ca: str | None) -> ssl.SSLContext:
+def client_context(certificate: str | None, key: str | None, *, ca: str | None) -> Context:
     """A client's context: our identity (if any), and the only roots it trusts.
 
     `ca` None trusts any chain, for the first contact of a pairing, where people compare a code.
 
     Raises: CertificateError.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = Context(_ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     _restrict(context)
     if ca is None:
-        context.verify_mode = ssl.CERT_NONE
+        context.verify_mode = _ssl.CERT_NONE
     else:
         _load_roots(context, ca)
     if certificate is not None:
@@ -68,68 +117,152 @@ def client_context(certificate: str | None, key: str | None, *, ca: str | None) 
     return context
 
 
-class _Socket(ssl.SSLSocket):
-    """A TLS socket that is closed also where its making failed half-way.
+def trust(context: Context, ca: bytes) -> None:
+    """Have a client's context trust chains to that root (DER) only. Raises: SSLError."""
+    context.load_verify_locations(cadata=ca)
+    context.verify_mode = _ssl.CERT_REQUIRED
 
-    The standard library's takes the descriptor over before it looks whether the peer is still there; a
-    reset at that moment leaves an open socket that nobody has a name for.
+
+def blind_context() -> Context:
+    """A client's context that trusts nobody, to have one before there is a real one."""
+    return Context(_ssl.PROTOCOL_TLS_CLIENT)
+
+
+class TlsSocket(_socket.socket):
+    """A connected socket that speaks TLS; what it does not redefine is below TLS, as in the base class.
+
+    Errors are those of `ssl`, and so is the behaviour: an end without a close_notify is an end.
     """
 
-    is_made = False
+    __slots__ = ("__weakref__", "_tls")  # the C part refers to its socket weakly
 
-    def __del__(self) -> None:
-        if self.is_made:
-            super().__del__()  # type: ignore[misc]  # typeshed has no finalizers
-        else:
-            self.close()
+    _tls: Any
+
+    def begin(self, context: Context, *, server_side: bool, session: SSLSession | None) -> None:
+        """Speak TLS from here on. Raises: OSError, ValueError for a session of another context."""
+        self._tls = context._wrap_socket(self, server_side, session=session)  # type: ignore[attr-defined]
+
+    def do_handshake(self) -> None:
+        """Go on with the handshake. Raises: SSLError, OSError."""
+        self._tls.do_handshake()
+
+    def recv(self, limit_bytes: int, /) -> bytes:  # type: ignore[override]  # there are no flags in TLS
+        """The next bytes, empty at the end. Raises: SSLError, OSError."""
+        try:
+            received: bytes = self._tls.read(limit_bytes)
+        except SSLEOFError:
+            return b""
+        return received
+
+    def send(self, payload: bytes | memoryview, /) -> int:  # type: ignore[override]  # as above
+        """Send some of it: how much. Raises: SSLError, OSError."""
+        sent: int = self._tls.write(payload)
+        return sent
+
+    def sendall(self, payload: bytes, /) -> None:  # type: ignore[override]  # as above
+        """Send all of it, on a socket that blocks. Raises: SSLError, OSError."""
+        view = memoryview(payload)
+        while view:
+            view = view[self.send(view) :]
+
+    def getpeercert(self, *, binary_form: bool) -> bytes | None:
+        """The certificate that the peer showed (DER)."""
+        assert binary_form, "certificates are read by common.certificate"
+        shown: bytes | None = self._tls.getpeercert(True)
+        return shown
+
+    def pending(self) -> int:
+        """How many bytes can be received without the network."""
+        waiting: int = self._tls.pending()
+        return waiting
+
+    @property
+    def session(self) -> SSLSession | None:
+        """What a later connection can resume."""
+        session: SSLSession | None = self._tls.session
+        return session
+
+    def unwrap(self) -> None:
+        """Send a close_notify, and wait for the peer's. Raises: SSLError, OSError; ValueError if closed."""
+        if self._tls is None:
+            raise ValueError("the socket is closed")
+        self._tls.shutdown()
+
+    def close(self) -> None:
+        """Close it, and give back what TLS held: it has the number of the descriptor, soon another's."""
+        self._tls = None
+        super().close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _where: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def wrap(
-    context: ssl.SSLContext,
-    sock: socket.socket,
+    context: Context,
+    sock: _socket.socket,
     *,
     server_side: bool = False,
     handshake: bool = True,
-    session: ssl.SSLSession | None = None,
-) -> ssl.SSLSocket:
+    session: SSLSession | None = None,
+) -> TlsSocket:
     """TLS on a connected socket, whose descriptor is taken over whatever comes of it.
 
     Raises: OSError, with everything closed.
     """
-    context.sslsocket_class = _Socket
-    wrapped = context.wrap_socket(
-        sock, server_side=server_side, do_handshake_on_connect=handshake, session=session
-    )
-    assert isinstance(wrapped, _Socket)
-    wrapped.is_made = True
-    return wrapped
+    if not IS_BARE:
+        alike: TlsSocket = context.wrap_socket(  # type: ignore[attr-defined]  # as `ssl` has it
+            sock, server_side=server_side, do_handshake_on_connect=handshake, session=session
+        )
+        return alike
+    secured = _take_over(sock)
+    try:
+        if code := secured.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR):  # reset meanwhile
+            raise OSError(code, os.strerror(code))
+        secured.begin(context, server_side=server_side, session=session)
+        if handshake:
+            secured.do_handshake()
+    except BaseException:
+        secured.close()
+        raise
+    return secured
 
 
-def _restrict(context: ssl.SSLContext) -> None:
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+def _take_over(sock: _socket.socket) -> TlsSocket:
+    timeout_s = sock.gettimeout()
+    flags = _socket.SOCK_NONBLOCK if timeout_s == 0.0 else 0
+    taken = TlsSocket(sock.family, sock.type | flags, sock.proto, sock.detach())
+    if timeout_s:
+        taken.settimeout(timeout_s)
+    return taken
+
+
+def _restrict(context: Context) -> None:
+    context.minimum_version = _ssl.PROTO_TLSv1_2
     context.set_ciphers(_CIPHERS)
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.options |= _ssl.OP_NO_COMPRESSION | _ssl.OP_NO_RENEGOTIATION
 
 
-def _load_identity(context: ssl.SSLContext, certificate: str, key: str, issuer: str | None) -> None:
+def _load_identity(context: Context, certificate: str, key: str, issuer: str | None) -> None:
     for path in (certificate, key):
         if not os.access(path, os.R_OK):
             reason = "cannot be read" if os.path.exists(path) else "does not exist"
             raise CertificateError(f"{path}: {reason}")
     try:
-        # an encrypted key must fail, not ask on a terminal that is not there
         leaf, secret = _resolve_pair(certificate, key)
-        with _chain(leaf, issuer) as path:
-            context.load_cert_chain(path, secret, password=lambda: b"")
-    except (ssl.SSLError, OSError, ValueError) as error:
+        _load_chain(context, leaf, secret, issuer)
+    except (SSLError, OSError, ValueError) as error:
         raise CertificateError(
             f"{certificate}: no usable certificate with its key {key} ({_words(error)})"
         ) from error
 
 
-@contextmanager
-def _chain(leaf: str, issuer: str | None) -> Iterator[str]:
-    """A file with our certificate and its issuer's, for the time it takes to load it.
+def _load_chain(context: Context, leaf: str, key: str, issuer: str | None) -> None:
+    """Load our certificate and its issuer's.
 
     Without the issuer OpenSSL looks for it in the roots at every handshake, and verifies our own
     certificate against it: a tenth of the whole handshake's time, for the very same bytes on the wire.
@@ -138,15 +271,21 @@ def _chain(leaf: str, issuer: str | None) -> Iterator[str]:
     with suppress(OSError, ValueError):  # said by who loads it
         both = [] if issuer is None else _certificates(leaf) + _certificates(issuer)
     if len(both) != 2:  # the chain is there already, or which of several roots it is is not known
-        yield leaf
+        context.load_cert_chain(leaf, key, password=_no_password)
         return
     memory = os.memfd_create("chain", os.MFD_CLOEXEC)
     try:
         os.write(memory, "".join(both).encode("ascii"))
         path = f"/proc/self/fd/{memory}"
-        yield path if os.path.exists(path) else leaf  # a jail may have no /proc
+        path = path if os.path.exists(path) else leaf  # a jail may have no /proc
+        context.load_cert_chain(path, key, password=_no_password)
     finally:
         os.close(memory)
+
+
+def _no_password() -> bytes:
+    """An encrypted key must fail, not ask on a terminal that is not there."""
+    return b""
 
 
 def _certificates(path: str) -> list[str]:
@@ -170,12 +309,12 @@ def _resolve_pair(certificate: str, key: str) -> tuple[str, str]:
     return found
 
 
-def _load_roots(context: ssl.SSLContext, path: str) -> None:
+def _load_roots(context: Context, path: str) -> None:
     try:
         context.load_verify_locations(cafile=path)
     except FileNotFoundError as error:
         raise CertificateError(f"{path}: does not exist") from error
-    except (ssl.SSLError, OSError) as error:
+    except (SSLError, OSError) as error:
         raise CertificateError(f"{path}: no usable CA certificate ({_words(error)})") from error
 
 
@@ -185,8 +324,8 @@ def _words(error: Exception) -> str:
 
 def failure_reason(error: Exception) -> str:
     """Why a handshake failed, in one line for a log: OpenSSL's own words where it has some."""
-    if isinstance(error, ssl.SSLCertVerificationError):
+    if isinstance(error, SSLCertVerificationError):
         return f"certificate refused: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
+    if isinstance(error, SSLError):
         return str(error.reason or error).lower().replace("_", " ")
     return str(error) or type(error).__name__

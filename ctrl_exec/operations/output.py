@@ -5,7 +5,7 @@ Owns the cut: beyond the limit each further output keeps its beginning and its e
 
 from __future__ import annotations
 
-import base64
+import binascii
 
 from ctrl_exec.common.value import replace
 
@@ -102,7 +102,7 @@ class OutputBudget:
     def _text(self, content: bytes) -> str:
         # a character that the cut went through is not shown
         return (
-            base64.b64encode(content).decode("ascii")
+            binascii.b2a_base64(content, newline=False).decode("ascii")
             if self._is_base64
             else content.decode("utf-8", "ignore")
         )
@@ -134,13 +134,13 @@ class OutputBudget:
     def _bytes(self, output: str) -> bytes:
         if self._is_base64:
             try:
-                return base64.b64decode(output)
+                return binascii.a2b_base64(output)
             except ValueError:  # also what is not even ASCII
                 return output.encode()
         return output.encode("utf-8", "surrogatepass")
 
     def _joined(self, head: bytes, tail: bytes) -> str:
         if self._is_base64:
-            return base64.b64encode(head + tail).decode("ascii")
+            return binascii.b2a_base64(head + tail, newline=False).decode("ascii")
         # a character that the cut went through is not shown
         return head.decode("utf-8", "ignore") + tail.decode("utf-8", "ignore")

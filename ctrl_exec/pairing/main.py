@@ -18,12 +18,12 @@ from ctrl_exec.common.errors import ConfigError, CtrlExecError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Sequence
     from typing import NoReturn
 
     from ctrl_exec.common.log import Log
     from ctrl_exec.common.server_settings import ServerSettings
+    from ctrl_exec.common.tls import Context
     from ctrl_exec.config import Config
 
 EXIT_CONFIG = 78
@@ -96,11 +96,9 @@ def listen(config: Config) -> None:
 
 def serve(config: Config, log: Log) -> None:
     """Put the server together and run it until SIGTERM."""
-    import ssl
-
     from ctrl_exec.ca.identity import read_certificate
     from ctrl_exec.ca.requests import PairingQueue
-    from ctrl_exec.common.certificate import ca_fingerprint
+    from ctrl_exec.common.certificate import ca_fingerprint, der_to_pem
     from ctrl_exec.common.http import ForkingServer
     from ctrl_exec.common.server_settings import ServerHooks
     from ctrl_exec.pairing.exchange import Announced, PairingApplication, refuse
@@ -111,7 +109,7 @@ def serve(config: Config, log: Log) -> None:
     queue.prepare()
     registry = Registry(config.agents_dir, config.revoked_path, config.contacts_dir)
     ca_der = read_certificate(config.ca_cert_path, made_by="setup-ca")
-    announced = Announced(ssl.DER_cert_to_PEM_cert(ca_der), ca_fingerprint(ca_der))
+    announced = Announced(der_to_pem(ca_der), ca_fingerprint(ca_der))
     application = PairingApplication(queue, registry, announced, log, timeout_s=config.pairing_timeout)
 
     def on_ready(addresses: tuple[str, ...]) -> None:
@@ -148,7 +146,7 @@ def server_settings(config: Config) -> ServerSettings:
     )
 
 
-def server_tls(config: Config) -> ssl.SSLContext:
+def server_tls(config: Config) -> Context:
     """The dispatcher's own certificate, with the CA's behind it in the chain, no client certificate.
 
     An agent that was given the CA's fingerprint finds that certificate in the chain.

@@ -6,12 +6,11 @@ said: a lie is that host's result. Must not know how the answer came.
 
 from __future__ import annotations
 
-import base64
 import binascii
-from json.decoder import scanstring  # type: ignore[attr-defined]  # the C scanner, missing in typeshed
 
 from ctrl_exec.common.clock import openssl_time, parse_iso_z, parse_openssl_time
 from ctrl_exec.common.errors import MessageError
+from ctrl_exec.common.json_text import scanstring
 from ctrl_exec.common.messages import HostResult, integer_of, parse_object, read_object, text_of, texts_of
 from ctrl_exec.common.names import SCRIPT
 from ctrl_exec.common.patterns import Pattern
@@ -347,7 +346,7 @@ def _output(text: str, given: str, wanted: str | None) -> str:
             raise MessageError("stdout or stderr: not base64", field="stdout") from error
         return text if wanted == "base64" else output.decode("utf-8", "replace")
     if wanted == "base64":
-        return base64.b64encode(text.encode("utf-8", "replace")).decode("ascii")
+        return binascii.b2a_base64(text.encode("utf-8", "replace"), newline=False).decode("ascii")
     return without_halves(text)
 
 

@@ -8,21 +8,21 @@ of what is asked.
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
-import socket
-import ssl
-from contextlib import suppress
 
 from ctrl_exec.common import tls
 from ctrl_exec.common.certificate import key_fingerprint, parse_certificate
 from ctrl_exec.common.errors import CertificateError, PeerError
 from ctrl_exec.common.responses import ResponseParser
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec.services.sockets import is_quiet, take_back
 from ctrl_exec.services.transport import Answer, Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _ssl import SSLSession
     from collections.abc import Callable
 
     from ctrl_exec.common.certificate import Certificate
@@ -76,12 +76,12 @@ class Exchange:
         self.received = 0
         self._pieces: list[bytes] = []  # of a stream, not yet taken
         self.answer: Answer | None = None
-        self.sock: socket.socket | None = None
+        self.sock: _socket.socket | None = None
         self.is_reused = False
         self.born = 0.0  # the moment its connection was opened
         self.keeps = False  # whether the connection may outlive the call
-        self.released: ssl.SSLSocket | None = None  # the connection that did
-        self.session: ssl.SSLSession | None = None  # to resume
+        self.released: tls.TlsSocket | None = None  # the connection that did
+        self.session: SSLSession | None = None  # to resume
         self.on_leaving: Callable[[], object] | None = None  # told before the first byte may leave
         self._is_virgin = True  # nothing was tried to be sent on this connection
         self._connect_timeout_s = connect_timeout_s
@@ -142,10 +142,11 @@ class Exchange:
         self.attempts += 1
         family, address = self._addresses[0]
         try:
-            self.sock = sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-            sock.setblocking(False)
+            self.sock = sock = _socket.socket(
+                family, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
+            )
             # else the request waits for the acknowledgement of our Finished: 40 ms
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
             code = sock.connect_ex((address, self.call.port))
         except (OSError, OverflowError) as error:
             code = getattr(error, "errno", None) or errno.EINVAL
@@ -170,7 +171,7 @@ class Exchange:
 
     # moving on
 
-    def step(self, context: ssl.SSLContext, now: float) -> None:
+    def step(self, context: tls.Context, now: float) -> None:
         """Go as far as the socket lets us."""
         try:
             if self.phase == CONNECTING:
@@ -183,21 +184,16 @@ class Exchange:
                 self._read(now)
         except PeerError as error:
             self.fail(error.kind, str(error), now)  # type: ignore[arg-type]  # the parser's kinds are ours
-        except ssl.SSLError as error:
+        except tls.SSLError as error:
             self._fail_tls(error, now)
         except OSError as error:
             self._fail_os(error, now)
 
-    def _finish_connect(self, context: ssl.SSLContext, now: float) -> None:
-        sock = self._open_socket()
-        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code == 0:
-            try:
-                self.sock = tls.wrap(context, sock, handshake=False, session=self.session)
-            except OSError as error:  # connected and already reset
-                code = error.errno or errno.ECONNRESET
-        if code:
-            self._next_address(code, now)
+    def _finish_connect(self, context: tls.Context, now: float) -> None:
+        try:
+            self.sock = tls.wrap(context, self._open_socket(), handshake=False, session=self.session)
+        except OSError as error:  # not connected, or already reset
+            self._next_address(error.errno or errno.ECONNRESET, now)
             return
         self.phase = HANDSHAKE
         self._wait(WANT_READ, now + self._connect_timeout_s)
@@ -206,10 +202,10 @@ class Exchange:
         sock = self._tls_socket()
         try:
             sock.do_handshake()
-        except ssl.SSLWantReadError:
+        except tls.SSLWantReadError:
             self.wants = WANT_READ
             return
-        except ssl.SSLWantWriteError:
+        except tls.SSLWantWriteError:
             self.wants = WANT_WRITE
             return
         if self._is_right_peer(sock, now):
@@ -222,7 +218,7 @@ class Exchange:
         )
         self._heard(now)
 
-    def _is_right_peer(self, sock: ssl.SSLSocket, now: float) -> bool:
+    def _is_right_peer(self, sock: tls.TlsSocket, now: float) -> bool:
         try:
             shown = sock.getpeercert(binary_form=True) or b""
             if self.keeps or self.call.wants_certificate:
@@ -248,14 +244,14 @@ class Exchange:
             try:
                 self._offset += sock.send(request[self._offset :])
                 self._heard(now)
-            except ssl.SSLWantWriteError:
+            except tls.SSLWantWriteError:
                 self.wants = WANT_READ | WANT_WRITE  # an agent may refuse before it has read all
                 self._read(now)
                 return
-            except ssl.SSLWantReadError:
+            except tls.SSLWantReadError:
                 self.wants = WANT_READ
                 return
-            except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
+            except (BrokenPipeError, ConnectionResetError, tls.SSLEOFError):
                 if self.is_reused and was_virgin:  # the kernel refused the very first write whole
                     self._retreat()
                     return
@@ -263,7 +259,7 @@ class Exchange:
         self.phase = READING
         self.wants = WANT_READ
 
-    def _begin_sending(self, sock: ssl.SSLSocket) -> bool:
+    def _begin_sending(self, sock: tls.TlsSocket) -> bool:
         """Say that bytes leave from here on; False if the kept connection turned out dead before."""
         if self.is_reused and not is_quiet(sock):
             self._retreat()
@@ -288,7 +284,7 @@ class Exchange:
         for _ in range(_STREAM_RECORDS_A_TURN if self.call.streams else _RECORDS_A_TURN):
             try:
                 piece = sock.recv(_RECORD_BYTES)
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            except (tls.SSLWantReadError, tls.SSLWantWriteError):
                 return
             if piece:
                 self._take(piece, now)
@@ -415,11 +411,11 @@ class Exchange:
         self._parser = None
         self._drop_socket()
 
-    def _fail_tls(self, error: ssl.SSLError, now: float) -> None:
+    def _fail_tls(self, error: tls.SSLError, now: float) -> None:
         reason = tls.failure_reason(error)
-        if isinstance(error, ssl.SSLCertVerificationError):
+        if isinstance(error, tls.SSLCertVerificationError):
             self.fail("refused", reason, now)
-        elif isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        elif isinstance(error, (tls.SSLEOFError, tls.SSLZeroReturnError)):
             self._fail_closed(now)
         elif not self.received and not self.is_reused and _is_refusal(error):
             self.fail("refused", f"the agent refused our certificate: {reason}", now)
@@ -462,15 +458,13 @@ class Exchange:
 
     # what is there by construction of the phases
 
-    def _open_socket(self) -> socket.socket:
+    def _open_socket(self) -> _socket.socket:
         if self.sock is None:
             raise AssertionError("a phase without its socket")
         return self.sock
 
-    def _tls_socket(self) -> ssl.SSLSocket:
-        if not isinstance(self.sock, ssl.SSLSocket):
-            raise AssertionError("a phase without its TLS socket")
-        return self.sock
+    def _tls_socket(self) -> tls.TlsSocket:
+        return self._open_socket()  # type: ignore[return-value]  # since the handshake
 
     def _response(self) -> ResponseParser:
         if self._parser is None:
@@ -487,7 +481,7 @@ def _objection(call: Call, shown: str) -> str:
     return ""
 
 
-def _is_refusal(error: ssl.SSLError) -> bool:
+def _is_refusal(error: tls.SSLError) -> bool:
     reason = error.reason or ""
     return "ALERT" in reason and any(word in reason for word in _REFUSALS)
 

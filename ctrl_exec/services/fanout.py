@@ -22,10 +22,11 @@ from ctrl_exec.services.transport import Answer, Call, Failure, Interrupt, Part,
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.context import ForkProcess
     from typing import NoReturn
+
+    from ctrl_exec.common.tls import Context
 
 __all__ = ["Answer", "Call", "Failure", "FanOut", "FanOutSettings", "Interrupt", "Part", "Transport"]
 
@@ -59,7 +60,7 @@ class FanOut:
 
     def __init__(self, settings: FanOutSettings) -> None:
         self._settings = settings
-        self._context: ssl.SSLContext | None = None
+        self._context: Context | None = None
         self._context_of: tuple[tuple[int, int], ...] = ()
 
     def send(self, calls: Sequence[Call], interrupt: Interrupt | None = None) -> Iterator[Answer | Part]:
@@ -95,7 +96,7 @@ class FanOut:
         each = max(1, min(MAX_HANDSHAKES, self._settings.max_parallel // processes))
         return LoopLimits(connect_timeout_s=self._settings.connect_timeout_s, max_handshakes=each)
 
-    def _current_context(self) -> ssl.SSLContext:
+    def _current_context(self) -> Context:
         """The TLS context, made anew when one of its files has been replaced."""
         settings = self._settings
         current = file_marks((settings.identity, settings.key or settings.identity, settings.ca))
@@ -295,7 +296,7 @@ class _Crew:
 
 
 def _work(
-    share: list[tuple[int, Call]], context: ssl.SSLContext, limits: LoopLimits, channel: socket.socket
+    share: list[tuple[int, Call]], context: Context, limits: LoopLimits, channel: socket.socket
 ) -> NoReturn:
     """The worker: drives its share, writes answers to the channel, ends when that is closed."""
     code = 0

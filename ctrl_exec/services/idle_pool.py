@@ -6,16 +6,17 @@ asked on them, nor when its owner polls.
 
 from __future__ import annotations
 
-import ssl
-from contextlib import suppress
-
+from ctrl_exec.common.suppression import suppress
+from ctrl_exec.common.tls import SSLWantReadError
 from ctrl_exec.common.value import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _ssl import SSLSession
     from collections.abc import Callable
 
     from ctrl_exec.common.certificate import Certificate
+    from ctrl_exec.common.tls import TlsSocket
 
     Place = tuple[str, int]  # (host as it was called, port)
 
@@ -37,7 +38,7 @@ class Kept:
 
     __slots__ = ("born", "certificate", "fd", "idle_since", "place", "sock")
 
-    def __init__(self, place: Place, sock: ssl.SSLSocket, certificate: Certificate, born: float) -> None:
+    def __init__(self, place: Place, sock: TlsSocket, certificate: Certificate, born: float) -> None:
         self.place = place
         self.sock = sock
         self.fd = sock.fileno()
@@ -57,7 +58,7 @@ class IdlePool:
         self._limits = limits
         self._kept: dict[int, Kept] = {}  # longest idle first
         self._at: dict[Place, list[Kept]] = {}
-        self._sessions: dict[Place, tuple[ssl.SSLSession, float]] = {}  # and the end of its certificate
+        self._sessions: dict[Place, tuple[SSLSession, float]] = {}  # and the end of its certificate
         self.watch: Callable[[int], None] = _nothing
         self.unwatch: Callable[[int], None] = _nothing
 
@@ -88,7 +89,7 @@ class IdlePool:
         self._remove(kept)
         return kept
 
-    def session(self, place: Place, epoch_s: float) -> ssl.SSLSession | None:
+    def session(self, place: Place, epoch_s: float) -> SSLSession | None:
         """A session to resume, which is then used up. Source: RFC 8446 appendix C.4.
 
         None where the certificate has ended meanwhile, for at a resumption nobody looks at it.
@@ -101,7 +102,7 @@ class IdlePool:
         kept = self._kept[fd]
         try:
             kept.sock.recv(1)
-        except ssl.SSLWantReadError:  # a session ticket
+        except SSLWantReadError:  # a session ticket
             return
         except (OSError, ValueError):
             pass

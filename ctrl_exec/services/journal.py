@@ -7,12 +7,12 @@ Must not know agents or callers.
 
 from __future__ import annotations
 
-import json
 import os
 
 from ctrl_exec.common import files
 from ctrl_exec.common.clock import epoch_now
 from ctrl_exec.common.errors import StorageError
+from ctrl_exec.common.json_text import encoder, loads
 from ctrl_exec.common.names import check_reqid
 from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import replace
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 FILE_MODE = 0o660
 PIECE_CHARS = 1 << 16  # more than that of output in a result is told piece by piece before it
 _SHORT_LINE_BYTES = 4096
-_encoded = json.JSONEncoder(separators=(",", ":")).encode
+_encoded = encoder(separators=(",", ":"))
 
 
 class RunJournal:
@@ -246,7 +246,7 @@ class RunJournal:
         if spans:
             for start in spans:
                 try:
-                    yield json.loads(_line_at(self._events_fd, start))["text"]
+                    yield loads(_line_at(self._events_fd, start))["text"]
                 except (OSError, ValueError, KeyError) as error:
                     raise StorageError(str(error), path=self._path(".events")) from error
         yield from self._unwritten.get((host, stream), ())

@@ -24,9 +24,9 @@ from ctrl_exec.services.transport import Part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Iterator, Sequence
 
+    from ctrl_exec.common.tls import Context
     from ctrl_exec.services.resolver import Addresses
     from ctrl_exec.services.transport import Answer, Call, Interrupt
 
@@ -62,7 +62,7 @@ class Loop:
     def __init__(
         self,
         calls: Sequence[tuple[int, Call]],
-        context: ssl.SSLContext,
+        context: Context,
         limits: LoopLimits,
         interrupt: Interrupt | None = None,
         resolve: Callable[[str], bytes] | None = None,

@@ -15,10 +15,10 @@ Opens no file.
 
 from __future__ import annotations
 
-import json
 from array import array
 
 from ctrl_exec.common.errors import CtrlExecError, MessageError
+from ctrl_exec.common.json_text import loads
 from ctrl_exec.common.messages import HostResult, integer_of, read_object, text_of
 from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import replace, value
@@ -134,7 +134,7 @@ class Progress:
         start = 0
         for end, line in lines:
             with suppress(ValueError, CtrlExecError, RecursionError):
-                self._add(read_object(json.loads(line), "event"), start, end)
+                self._add(read_object(loads(line), "event"), start, end)
             start = end
 
     def _add(self, event: dict[str, Any], start: int, end: int) -> None:

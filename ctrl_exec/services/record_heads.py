@@ -6,11 +6,11 @@ so that one of 256 MiB is listed as fast as one of a kilobyte. Must not know who
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import suppress
 
 from ctrl_exec.common.errors import CtrlExecError
+from ctrl_exec.common.json_text import loads
 from ctrl_exec.common.messages import integer_of, read_object, text_of, texts_of
 from ctrl_exec.common.names import check_reqid
 from ctrl_exec.common.value import value
@@ -62,7 +62,7 @@ def read_head(directory: str, reqid: str) -> RunHead | None:
     finally:
         os.close(fd)
     with suppress(ValueError, CtrlExecError, RecursionError):
-        document = read_object(json.loads(found), "record")
+        document = read_object(loads(found), "record")
         if document.get("reqid") == reqid:
             return _decode(document, len(found))
     return None

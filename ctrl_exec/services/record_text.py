@@ -6,8 +6,7 @@ disk elsewhere are put in piece by piece. Must not know where the text goes.
 
 from __future__ import annotations
 
-import json
-
+from ctrl_exec.common.json_text import encoder
 from ctrl_exec.common.value import replace
 from ctrl_exec.services.records import encode_record
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 _PIECE_BYTES = 1 << 18
 # without indentation: only so it is the encoder in C that works
-encoded = json.JSONEncoder(ensure_ascii=False).encode
+encoded = encoder(ensure_ascii=False)
 
 
 def record_text(record: RunRecord, outputs: Outputs | None = None) -> Iterator[bytes]:

@@ -6,8 +6,8 @@ wants polled. It must not know whose calls they are.
 
 from __future__ import annotations
 
+import _socket
 import select
-import socket
 import time
 
 from ctrl_exec.services import exchange as states
@@ -16,9 +16,9 @@ from ctrl_exec.services.loop import Loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
 
+    from ctrl_exec.common.tls import Context
     from ctrl_exec.services.exchange import Exchange
     from ctrl_exec.services.idle_pool import IdlePool
     from ctrl_exec.services.loop import LoopLimits
@@ -34,7 +34,7 @@ class WarmLoop(Loop):
 
     def __init__(
         self,
-        context: ssl.SSLContext,
+        context: Context,
         limits: LoopLimits,
         pool: IdlePool,
         resolve: Callable[[str], bytes] | None = None,
@@ -71,7 +71,7 @@ class WarmLoop(Loop):
         if each.is_streaming and each.is_paused:
             self._go_on(each, time.monotonic())
 
-    def renew(self, context: ssl.SSLContext) -> None:
+    def renew(self, context: Context) -> None:
         """Go on with another identity: nothing that was made with the old one is used again."""
         self.context = context
         self._pool.clear()
@@ -144,16 +144,16 @@ class WarmLoop(Loop):
             self._pool.put(Kept(place, each.released, each.certificate, each.born), now)
             each.released = None
 
-    def _watch_line(self, sock: socket.socket) -> None:
+    def _watch_line(self, sock: _socket.socket) -> None:
         """Have the kernel find out that a host has gone, before a call does or soon after it was sent."""
         patience_ms = max(1, int(self._limits.connect_timeout_s * 1000))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
         for option, wanted in (
-            (socket.TCP_KEEPIDLE, _PROBE_AFTER_S),
-            (socket.TCP_KEEPINTVL, _PROBE_EVERY_S),
-            (socket.TCP_USER_TIMEOUT, patience_ms),
+            (_socket.TCP_KEEPIDLE, _PROBE_AFTER_S),
+            (_socket.TCP_KEEPINTVL, _PROBE_EVERY_S),
+            (_socket.TCP_USER_TIMEOUT, patience_ms),
         ):
-            sock.setsockopt(socket.IPPROTO_TCP, option, wanted)
+            sock.setsockopt(_socket.IPPROTO_TCP, option, wanted)
 
     def _expire(self, now: float) -> None:
         super()._expire(now)

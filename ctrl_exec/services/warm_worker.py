@@ -14,7 +14,6 @@ import os
 import select
 import signal
 import socket
-import ssl
 import time
 from contextlib import suppress
 
@@ -109,7 +108,7 @@ class WarmWorker:
         )
         self._generation: tuple[tuple[int, int], ...] = ()
         # this context trusts nobody; the first job brings the real one
-        self._loop = WarmLoop(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), limits, self._pool)
+        self._loop = WarmLoop(tls.blind_context(), limits, self._pool)
         self._jobs: dict[int, _Job] = {}
         self._owners: dict[int, tuple[_Job, int]] = {}  # by the loop's number: whose, and which of theirs
         self._next_number = 0

@@ -6,15 +6,14 @@ import gc
 import resource
 import select
 import socket
-import ssl
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from ctrl_exec.common import tls
+from ctrl_exec.common.tls import Context, blind_context
 from ctrl_exec.services.exchange import CONNECTING, DONE, Exchange, NoRoomError
 from ctrl_exec.services.transport import Answer, Call
 from tests.support.emulated import Fleet
@@ -31,13 +30,13 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="module")
-def context(fleet: Fleet) -> ssl.SSLContext:
+def context(fleet: Fleet) -> Context:
     """Our side of the handshake."""
     identity = str(fleet.identity.pem)
     return tls.client_context(identity, identity, ca=fleet.ca)
 
 
-def drive(exchange: Exchange, context: ssl.SSLContext) -> Answer:
+def drive(exchange: Exchange, context: Context) -> Answer:
     """Move it until it ends."""
     while exchange.phase != DONE:
         assert exchange.sock is not None
@@ -59,7 +58,7 @@ def deaf() -> socket.socket:
     return listener
 
 
-def test_the_next_address_is_tried_when_one_refuses(fleet: Fleet, context: ssl.SSLContext) -> None:
+def test_the_next_address_is_tried_when_one_refuses(fleet: Fleet, context: Context) -> None:
     """A name with an IPv6 address where nobody listens is reached by IPv4."""
     exchange = Exchange(0, fleet.call("host-a"), 5.0)
     exchange.open(((socket.AF_INET6, "::1"), (socket.AF_INET, fleet.agent("host-a").ip)), time.monotonic())
@@ -67,7 +66,7 @@ def test_the_next_address_is_tried_when_one_refuses(fleet: Fleet, context: ssl.S
     assert exchange.attempts == 2
 
 
-def test_the_last_refusal_is_the_answer(fleet: Fleet, context: ssl.SSLContext) -> None:
+def test_the_last_refusal_is_the_answer(fleet: Fleet, context: Context) -> None:
     """All addresses refuse."""
     exchange = Exchange(0, fleet.call("host-a", port=1), 5.0)
     exchange.open(((socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "127.0.0.2")), time.monotonic())
@@ -77,7 +76,7 @@ def test_the_last_refusal_is_the_answer(fleet: Fleet, context: ssl.SSLContext) -
 
 
 @pytest.mark.parametrize("port", [-1, 0, 65536, 1 << 40])
-def test_a_port_that_is_none_is_unreachable(fleet: Fleet, context: ssl.SSLContext, port: int) -> None:
+def test_a_port_that_is_none_is_unreachable(fleet: Fleet, context: Context, port: int) -> None:
     """No exception, whatever a record says."""
     exchange = Exchange(0, fleet.call("host-a", port=port), 5.0)
     exchange.open(((socket.AF_INET, "127.0.0.1"),), time.monotonic())
@@ -86,7 +85,7 @@ def test_a_port_that_is_none_is_unreachable(fleet: Fleet, context: ssl.SSLContex
     assert failure.kind == "unreachable"
 
 
-def test_an_address_that_hangs_is_left_for_the_next(fleet: Fleet, context: ssl.SSLContext) -> None:
+def test_an_address_that_hangs_is_left_for_the_next(fleet: Fleet, context: Context) -> None:
     """After the connect timeout, and the answer comes from there."""
     exchange = Exchange(0, fleet.call("host-a"), 5.0)
     address = (socket.AF_INET, fleet.agent("host-a").ip)
@@ -108,23 +107,12 @@ def test_connecting_has_an_end() -> None:
         port = listener.getsockname()[1]
         exchange = Exchange(0, Call("x", "127.0.0.1", port, b""), 0.3)
         exchange.open(((socket.AF_INET, "127.0.0.1"),), time.monotonic())
-        failure = drive(exchange, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)).failure
+        failure = drive(exchange, blind_context()).failure
         for filler in fillers:
             filler.close()
     assert failure is not None
     assert failure.kind == "unreachable"
     assert failure.reason in ("connect timeout after 0.3s", "TLS handshake timeout after 0.3s")
-
-
-class Resetting(ssl.SSLContext):
-    """A context whose peer resets the connection right before TLS begins on it."""
-
-    peer: socket.socket
-
-    def wrap_socket(self, sock: socket.socket, *arguments: Any, **options: Any) -> ssl.SSLSocket:
-        """As ever, but too late."""
-        reset(self.peer, sock)
-        return super().wrap_socket(sock, *arguments, **options)
 
 
 def test_a_reset_between_connection_and_handshake_is_unreachable() -> None:
@@ -133,10 +121,10 @@ def test_a_reset_between_connection_and_handshake_is_unreachable() -> None:
         warnings.simplefilter("always")
         exchange = Exchange(0, Call("x", "127.0.0.1", listener.getsockname()[1], b""), 5.0)
         exchange.open(((socket.AF_INET, "127.0.0.1"),), time.monotonic())
-        context = Resetting(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.peer, _ = listener.accept()
-        failure = drive(exchange, context).failure
+        peer, _ = listener.accept()
+        assert exchange.sock is not None
+        reset(peer, exchange.sock)
+        failure = drive(exchange, blind_context()).failure
         gc.collect()
     assert failure is not None
     assert (failure.kind, failure.reason, failure.sent) == ("unreachable", "connection reset by peer", False)

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from ctrl_exec.common.tls import wrap
 from tests.support.fleet import Fleet
 from tests.support.pki import TestCA
 from tests.support.polling import eventually
 from tests.support.processes import Running, children_of
+from tests.support.sockets import wrap
 
 ATTACKER = "127.99.7.1"
 PORTS = ("api", "api-tls", "agent", "pairing")

@@ -15,12 +15,14 @@ from collections.abc import Iterator
 import pytest
 
 from ctrl_exec.common import tls
+from ctrl_exec.common.tls import Context
 from ctrl_exec.services.descriptors import room_for
 from ctrl_exec.services.loop import Loop, LoopLimits
 from ctrl_exec.services.transport import Answer, Call
 from tests.support.descriptors import open_descriptors
 from tests.support.emulated import Fleet
 from tests.support.processes import children_of
+from tests.support.sockets import wrap
 
 NAMES: dict[str, bytes] = {}
 
@@ -46,13 +48,13 @@ def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="module")
-def context(agents: Fleet) -> ssl.SSLContext:
+def context(agents: Fleet) -> Context:
     """Our side of the handshake."""
     identity = str(agents.identity.pem)
     return tls.client_context(identity, identity, ca=agents.ca)
 
 
-def run(calls: list[Call], context: ssl.SSLContext, **limits: float) -> dict[str, Answer]:
+def run(calls: list[Call], context: Context, **limits: float) -> dict[str, Answer]:
     """All answers by key, from a loop whose children and descriptors are gone afterwards."""
     before = set(children_of(os.getpid())), open_descriptors()
     settings = {"connect_timeout_s": 30.0} | limits
@@ -68,7 +70,7 @@ def reason_of(answer: Answer) -> tuple[str, str]:
     return answer.failure.kind, answer.failure.reason
 
 
-def test_names_lead_to_agents(agents: Fleet, context: ssl.SSLContext) -> None:
+def test_names_lead_to_agents(agents: Fleet, context: Context) -> None:
     """Each name is resolved once, however often it is called."""
     calls = [agents.call(agent.name, host=agent.name) for agent in agents.agents if agent.name != "slow"]
     calls += [agents.call("host-0001", key=f"again-{number}", host="host-0001") for number in range(10)]
@@ -76,14 +78,14 @@ def test_names_lead_to_agents(agents: Fleet, context: ssl.SSLContext) -> None:
 
 
 def test_a_name_with_two_addresses_is_reached_by_the_one_that_answers(
-    agents: Fleet, context: ssl.SSLContext
+    agents: Fleet, context: Context
 ) -> None:
     """Nobody listens on the first."""
     call = agents.call("host-0001", key="twice", host="twice")
     assert run([call], context)["twice"].status == 200
 
 
-def test_names_that_do_not_resolve_fail_alone(agents: Fleet, context: ssl.SSLContext) -> None:
+def test_names_that_do_not_resolve_fail_alone(agents: Fleet, context: Context) -> None:
     """Unknown at once, stuck after the time limit, beyond the call's own deadline before that."""
     calls = [
         agents.call("host-0001"),
@@ -98,7 +100,7 @@ def test_names_that_do_not_resolve_fail_alone(agents: Fleet, context: ssl.SSLCon
     assert reason_of(found["hurried"]) == ("timeout", "its time was over before its name was resolved")
 
 
-def test_a_loop_that_is_left_closes_everything(agents: Fleet, context: ssl.SSLContext) -> None:
+def test_a_loop_that_is_left_closes_everything(agents: Fleet, context: Context) -> None:
     """In the middle of a run, of a handshake and of a name."""
     before = set(children_of(os.getpid())), open_descriptors()
     calls = [
@@ -135,7 +137,7 @@ def test_room_is_made_where_it_is_allowed() -> None:
     assert in_child_with(64, 500, work())
 
 
-def test_a_table_that_is_full_meanwhile_is_waited_for(agents: Fleet, context: ssl.SSLContext) -> None:
+def test_a_table_that_is_full_meanwhile_is_waited_for(agents: Fleet, context: Context) -> None:
     """Descriptors that others take while we run slow us down and fail nobody."""
 
     def work() -> Iterator[bool]:
@@ -151,7 +153,7 @@ def test_a_table_that_is_full_meanwhile_is_waited_for(agents: Fleet, context: ss
     assert in_child_with(hard, hard, work())
 
 
-def test_no_descriptor_at_all_is_a_failure_of_the_call(agents: Fleet, context: ssl.SSLContext) -> None:
+def test_no_descriptor_at_all_is_a_failure_of_the_call(agents: Fleet, context: Context) -> None:
     """Said as such, and not waited for."""
 
     def work() -> Iterator[bool]:
@@ -170,7 +172,7 @@ def serve_slowly(listener: socket.socket, context: ssl.SSLContext) -> None:
     while True:
         pace.wait(0.05)
         plain, _ = listener.accept()
-        with contextlib.suppress(OSError), tls.wrap(context, plain, server_side=True) as sock:
+        with contextlib.suppress(OSError), wrap(context, plain, server_side=True) as sock:
             sock.recv(8192)
             sock.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
             sock.unwrap()
@@ -196,7 +198,7 @@ def slow_peers(agents: Fleet) -> Iterator[int]:
 
 @pytest.mark.long
 def test_peers_that_share_a_slow_machine_are_not_drowned(
-    agents: Fleet, context: ssl.SSLContext, slow_peers: int
+    agents: Fleet, context: Context, slow_peers: int
 ) -> None:
     """No more handshakes wait for it than it gets through before they time out."""
     calls = [

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from ctrl_exec.common.tls import wrap
 from tests.support.addresses import own_ip
 from tests.support.pki import Leaf, TestCA
 from tests.support.polling import eventually
 from tests.support.processes import Running, run
+from tests.support.sockets import wrap
 
 
 @dataclass

@@ -30,8 +30,8 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
-from ctrl_exec.common.tls import wrap
 from tests.support.emulated_run import STREAMS, EmulatedRun
+from tests.support.sockets import wrap
 
 FEATURES = ["async", "stream", "cancel", "timeout", "keepalive", "result", "base64", "secrets"]
 _LAST_LINE_BYTES = 65536

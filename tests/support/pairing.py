@@ -22,13 +22,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
 from ctrl_exec.common.log import Log
-from ctrl_exec.common.tls import wrap
 from ctrl_exec.config import Config, load_config
 from ctrl_exec.operations.pairing import Signer
 from ctrl_exec.operations.setup import setup_ca, setup_identity
 from tests.support import processes
 from tests.support.evidence import note_log
 from tests.support.pki import new_key
+from tests.support.sockets import wrap
 
 BASE = """\
 etc_dir = {home}/etc

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ctrl_exec.common.tls import wrap
+from tests.support.sockets import wrap
 
 
 class Visitor:

@@ -57,7 +57,7 @@ def test_a_run_needs_tls_and_nothing_heavier(shared: Instance) -> None:
     imported = {
         name.split(".")[0] for name in modules_after("--config", shared.conf, "run", "web-01", "deploy")
     }
-    assert imported & HEAVY == {"ssl"}
+    assert imported & HEAVY == set()
 
 
 @pytest.mark.parametrize("program", ["ctrl-exec", "ced", "ctrl-exec-api", "ctrl-exec-scheduler"])

@@ -109,9 +109,7 @@ def test_fingerprints_and_serials_are_normalised(tmp_path: Path) -> None:
         certificate.normalise_fingerprint("ab")
 
 
-def exchange(
-    server: ssl.SSLContext, client: ssl.SSLContext
-) -> tuple[str | None, Exception | None, bytes | None]:
+def exchange(server: tls.Context, client: tls.Context) -> tuple[str | None, Exception | None, bytes | None]:
     """(protocol, what the server met, the client's certificate) of one handshake and one byte."""
     ours, theirs = socket.socketpair()
     met: list[Exception] = []
@@ -119,7 +117,7 @@ def exchange(
 
     def serve() -> None:
         try:
-            with server.wrap_socket(ours, server_side=True) as connection:
+            with tls.wrap(server, ours, server_side=True) as connection:
                 seen.append(connection.getpeercert(binary_form=True))
                 connection.sendall(b"x")
         except (ssl.SSLError, OSError) as error:
@@ -130,8 +128,8 @@ def exchange(
     thread.start()
     protocol = None
     try:
-        with client.wrap_socket(theirs) as connection:
-            protocol = connection.version()
+        with tls.wrap(client, theirs) as connection:
+            protocol = connection._tls.version()
             connection.recv(1)
     except (ssl.SSLError, OSError):
         theirs.close()

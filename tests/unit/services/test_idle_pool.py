@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ssl
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 from ctrl_exec.common.certificate import Certificate
+from ctrl_exec.common.tls import SSLWantReadError
 from ctrl_exec.services.idle_pool import IdlePool, Kept, PoolLimits
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -29,7 +29,7 @@ class Socket:
 
     def recv(self, _count: int) -> bytes:
         if self.said is None:
-            raise ssl.SSLWantReadError
+            raise SSLWantReadError
         return self.said
 
     def unwrap(self) -> None:
