@@ -17,8 +17,8 @@ from ctrl_exec.common.errors import ConflictError, StorageError
 from ctrl_exec.common.messages import output_text
 from ctrl_exec.common.process import set_handler
 from ctrl_exec.common.value import replace, value
-from ctrl_exec_agent.kept_output import KeptOutput, Outputs
-from ctrl_exec_agent.runner import GATHER_S, Job, Outcome, ScriptRun
+from ctrl_exec_agent.kept_output import Outputs
+from ctrl_exec_agent.runner import GATHER_S, Job, Outcome, ScriptRun, kept_output
 from ctrl_exec_agent.spool import LEFT_BEHIND, Spool, unlock
 
 TYPE_CHECKING = False
@@ -57,7 +57,7 @@ class Carried:
         self._order = order
         self._lock = lock
         paths = spool.output_paths(order.owner, order.reqid)
-        self._stdout, self._stderr = (KeptOutput(path, order.job.limit_bytes) for path in paths)
+        self._stdout, self._stderr = (kept_output(path, order.job) for path in paths)
         self.outputs = Outputs(self._stdout, self._stderr, order.encoding)
         self._run = ScriptRun(_with_lock(order.job, lock), self._stdout, self._stderr, is_alone=True)
         self._record: dict[str, Any] = {}

@@ -219,6 +219,7 @@ class Handlers:
             command.args,
             self._parts.environment,
             script_stdin(told),
+            tuple((command.secrets or {}).values()),
             timeout_s=min(limits) if limits else None,
             stdin_timeout_s=config.stdin_timeout,
             limit_bytes=config.max_output,

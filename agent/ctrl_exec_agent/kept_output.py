@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from ctrl_exec.common.masking import Masker
+
     class Output(Protocol):
         """Bytes that can be read in pieces."""
 
@@ -29,10 +31,14 @@ _FILE_MODE = 0o640
 
 
 class KeptOutput:
-    """One stream of a run that goes on. Without a path, or when the disk fails it, it keeps to memory."""
+    """One stream of a run that goes on. Without a path, or when the disk fails it, it keeps to memory.
 
-    def __init__(self, path: str | None, limit_bytes: int) -> None:
+    What the masker masks is nowhere: neither kept, nor shown, nor counted.
+    """
+
+    def __init__(self, path: str | None, limit_bytes: int, masker: Masker | None = None) -> None:
         self._path = path
+        self._masker = masker
         self._limit_bytes = limit_bytes
         self._fd: int | None = None
         self._filed = 0
@@ -59,6 +65,14 @@ class KeptOutput:
 
     def append(self, chunk: bytes) -> None:
         """Keep what there is room for, count the rest."""
+        self._keep(chunk if self._masker is None else self._masker.feed(chunk))
+
+    def end(self) -> None:
+        """No more comes: keep what the masker held back."""
+        if self._masker is not None:
+            self._keep(self._masker.flush())
+
+    def _keep(self, chunk: bytes) -> None:
         room = max(0, self._limit_bytes - self.size())
         self._fresh += chunk[:room]
         self.dropped += max(0, len(chunk) - room)

@@ -49,12 +49,16 @@ _set_subreaper = find_prctl()
 
 @value
 class Job:
-    """What to run. `timeout_s` None is no limit; `lock` is a descriptor the script's session keeps."""
+    """What to run. `timeout_s` None is no limit; `lock` is a descriptor the script's session keeps.
+
+    `secrets` are masked in the output.
+    """
 
     path: str
     args: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     stdin: bytes = b""
+    secrets: tuple[str, ...] = ()
     timeout_s: float | None = None
     stdin_timeout_s: float = 10.0
     limit_bytes: int = 10 << 20
@@ -87,7 +91,7 @@ def script_environment(ours: Mapping[str, str]) -> dict[str, str]:
 
 def run_script(job: Job) -> Outcome:
     """Run the script to its end, and its whole process group to theirs; its output in memory."""
-    stdout, stderr = (KeptOutput(None, job.limit_bytes) for _ in (1, 2))
+    stdout, stderr = (kept_output(None, job) for _ in (1, 2))
     run = ScriptRun(job, stdout, stderr)
     try:
         run.start()
@@ -97,6 +101,15 @@ def run_script(job: Job) -> Outcome:
         run.close()
     outputs = (each.read(0, each.size()) for each in (stdout, stderr))
     return replace(run.outcome(), stdout=next(outputs), stderr=next(outputs))
+
+
+def kept_output(path: str | None, job: Job) -> KeptOutput:
+    """Where one of the script's streams is kept."""
+    if not job.secrets:
+        return KeptOutput(path, job.limit_bytes)
+    from ctrl_exec.common.masking import Masker
+
+    return KeptOutput(path, job.limit_bytes, Masker(job.secrets))
 
 
 class ScriptRun:
@@ -168,6 +181,8 @@ class ScriptRun:
         ready = watch.turn(guests or {}, wait_s)
         if watch.is_over():
             self._pipes.drain()
+            for output in self._outputs.values():
+                output.end()
             self.is_over = True
             self.close()
         return ready

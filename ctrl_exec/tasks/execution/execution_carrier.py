@@ -7,6 +7,7 @@ happens in between belongs to the kinds. Whatever goes wrong, the execution has 
 from __future__ import annotations
 
 from ctrl_exec.common.errors import CtrlExecError, LostCommandError, StorageError
+from ctrl_exec.common.masking import Masker
 from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import value
 from ctrl_exec.services.authority import Caller
@@ -14,7 +15,6 @@ from ctrl_exec.tasks.definitions import load_task
 from ctrl_exec.tasks.execution import carriage, lifecycle
 from ctrl_exec.tasks.execution.execution_log import ExecutionLog, remove_log
 from ctrl_exec.tasks.execution.executions import find_execution
-from ctrl_exec.tasks.execution.masking import Masker
 from ctrl_exec.tasks.execution.materials import Materials, constants_of, gather
 from ctrl_exec.tasks.kinds.attempt import Attempt
 from ctrl_exec.tasks.models import (

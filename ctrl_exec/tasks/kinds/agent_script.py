@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.errors import CtrlExecError, StorageError
+from ctrl_exec.common.masking import Masker
 from ctrl_exec.common.names import new_reqid
 from ctrl_exec.common.value import replace
 from ctrl_exec.operations.follow import BEGINNING, watch
@@ -15,7 +16,6 @@ from ctrl_exec.operations.rollout import Batch
 from ctrl_exec.operations.run import RunRequest, run
 from ctrl_exec.services.transport import Interrupt
 from ctrl_exec.tasks.execution import carriage, lifecycle
-from ctrl_exec.tasks.execution.masking import Masker
 from ctrl_exec.tasks.models import ABORTED, ABORTING, FAILED, LOST, SUCCESS, TIMED_OUT, AgentScript
 from ctrl_exec.tasks.people.identity import OF_A_TASK
 

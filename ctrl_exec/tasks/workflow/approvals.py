@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from ctrl_exec.common.errors import ConflictError, DeniedError, InvalidFieldsError
 from ctrl_exec.common.hook import INSUFFICIENT_PRIVILEGE
+from ctrl_exec.common.masking import masked
 from ctrl_exec.common.value import replace
 from ctrl_exec.tasks import audit
 from ctrl_exec.tasks.execution.execution_requests import find
 from ctrl_exec.tasks.execution.executions import find_execution
-from ctrl_exec.tasks.execution.masking import masked
 from ctrl_exec.tasks.forms import Form, is_line
 from ctrl_exec.tasks.models import RUNNING
 from ctrl_exec.tasks.workflow.workflow_steps import load_begun, save_step, waiting_approvals

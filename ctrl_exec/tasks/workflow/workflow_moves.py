@@ -19,11 +19,11 @@ from ctrl_exec.common.errors import (
     StorageError,
 )
 from ctrl_exec.common.hook import INSUFFICIENT_PRIVILEGE
+from ctrl_exec.common.masking import masked
 from ctrl_exec.common.value import replace
 from ctrl_exec.tasks.definitions import find_task
 from ctrl_exec.tasks.execution import carriage, lifecycle
 from ctrl_exec.tasks.execution.executions import Start, find_execution, request_execution
-from ctrl_exec.tasks.execution.masking import masked
 from ctrl_exec.tasks.kinds.workflow import cut_short, is_stopped, next_turn, outcome_of
 from ctrl_exec.tasks.models import (
     ABORTED,

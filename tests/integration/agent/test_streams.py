@@ -273,15 +273,58 @@ def test_the_agents_processes_stay_small_however_much_is_printed(host: AgentHost
 
 
 def test_secrets_reach_the_script_and_nothing_else(host: AgentHost):
-    host.script("tell", 'cat; echo "$@"; env')
+    given = host.directory / "given"
+    host.script("tell", f'tee {given}; echo "$@"; env')
     with host.start():
         found = host.run("tell", reqid=REQID, secrets={"DB": "hush-hush"})
-        assert json.loads(found["stdout"].splitlines()[0])["secrets"] == {"DB": "hush-hush"}
+        assert json.loads(given.read_text())["secrets"] == {"DB": "hush-hush"}
+        assert json.loads(found["stdout"].splitlines()[0])["secrets"] == {"DB": "********"}
         assert "hush" not in "".join(found["stdout"].splitlines()[1:])
         assert "secrets" not in json.loads(host.run("tell")["stdout"].splitlines()[0])
         refused = host.ask("POST", "/run", order("tell", secrets={"DB": 1}))
         assert refused.status == 400
         assert "hush" not in host.log()
+
+
+def test_a_secret_that_a_script_prints_is_kept_and_shown_nowhere(host: AgentHost):
+    """Cut by the script's writes, by lines, in JSON; followed, asked for afterwards, and in the files."""
+    secret = 'hush-"hush"\nzwö'
+    steps = host.directory / "steps-fifo"
+    os.mkfifo(steps)
+    host.script("tell", f'cat >&2; while read -r line; do printf "$line"; done < {steps}; echo; printf hush-')
+    sent = order("tell", secrets={"DB": secret})
+    with host.start(), host.connect() as connection:
+        send(connection, "POST", "/run", sent)
+        with connection.makefile("rb") as file, steps.open("w", buffering=1) as fifo:
+            stream = Streaming(connection, file)
+            lines = stream.lines()
+            fifo.write('a hush-\n"hu\n')
+            while "a " not in stream.texts["stdout"]:
+                next(lines)
+            with host.streaming("GET", f"/result/{REQID}?stream=1&stdout=2") as follower:
+                fifo.write('sh"\\n\n')
+                fifo.write("zwö b hush-x zwö\n")
+                fifo.close()
+                for each, text in ((stream, "a "), (follower, "")):
+                    assert each.finish()["stdout"] == text + "******** b hush-x ********\nhush-"
+        assert '"DB": "********"' in host.result(REQID).json()["stderr"]
+        whole = host.ask("GET", f"/result/{REQID}?encoding=base64").json()
+        assert whole["stdout"].endswith("hush-")
+    kept = b"".join(path.read_bytes() for path in host.state.rglob("*") if path.is_file())
+    assert b"********" in kept
+    assert b'"hush"' not in kept
+    assert "zwö".encode() not in kept
+    assert b"zw\\u00f6" not in kept
+
+
+def test_a_secret_is_masked_before_the_output_is_encoded(host: AgentHost):
+    """And before it is counted."""
+    host.configure("max_output = 11\n")
+    host.script("tell", "printf 'x'; printf 'hush-hush and more'")
+    with host.start():
+        found = host.run("tell", secrets={"DB": "hush-hush"}, encoding="base64")
+        assert base64.b64decode(found["stdout"]) == b"x******** a"
+        assert found["truncated"]["stdout"] == len("nd more")
 
 
 def test_a_follower_whose_connection_breaks_again_and_again_loses_and_repeats_nothing(host: AgentHost):

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.integration.tasks.test_executions import ended, log_of, shown, start
+from tests.support.descriptors import holders_of
 from tests.support.fleet import Fleet
 from tests.support.office import Office
 from tests.support.polling import eventually
@@ -31,6 +32,10 @@ echo "${KEY#????????}"
 printf %.8s "$KEY" >&2
 """,
 }
+LATE = """KEY=$(sed 's/.*"KEY": "\\([^"]*\\)".*/\\1/')
+echo first
+{wait}echo "second $KEY"
+"""
 
 
 class Site(Office):
@@ -54,7 +59,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Two agents, an API, a scheduler."""
     made = Site(tmp_path_factory.mktemp("site"))
     try:
-        scripts = SCRIPTS | {"gate": f"#!/bin/sh\nwhile [ ! -e {made.gate} ]; do sleep 0.05; done\n"}
+        wait = f"while [ ! -e {made.gate} ]; do sleep 0.05; done\n"
+        scripts = SCRIPTS | {"gate": f"#!/bin/sh\n{wait}", "late": f"#!/bin/sh\n{LATE}".format(wait=wait)}
         agents = [made.new_agent(name, scripts=scripts) for name in ("host-a", "host-b")]
         made.enrol(*agents)
         for agent in agents:
@@ -131,7 +137,7 @@ def test_an_abort_of_a_workflow_ends_its_scripts_on_the_agents(site: Site) -> No
 
 
 def test_secrets_reach_a_script_on_its_standard_input_alone(site: Site) -> None:
-    """Masked in the log, in no record."""
+    """Masked in the log, and where the run itself is on record, here and on its agents."""
     task_id = script(site, "stdin", parameters=[{"name": "KEY", "type": "SECRET"}])
     execution = ended(site, start(site, task_id, {"KEY": "s3cr3t-for-agents"}))
     assert execution["status"] == "SUCCESS"
@@ -139,9 +145,40 @@ def test_secrets_reach_a_script_on_its_standard_input_alone(site: Site) -> None:
     assert "s3cr3t" not in log
     assert '"KEY": "********"' in log
     (reqid,) = execution["runs"]
-    kept = "".join(path.read_text() for path in (site.state / "runs").glob(f"{reqid}*"))
-    # what a script prints of it is the script's word, and the record's; the command's own copy is nowhere
-    assert kept.count("s3cr3t-for-agents") == 2
+    kept = records_of(site, reqid)
+    assert sorted(kept) == ["host-a", "host-b", "state"]
+    for text in kept.values():
+        assert "********" in text
+        assert "s3cr3t" not in text
+
+
+def records_of(site: Site, reqid: str) -> dict[str, str]:
+    """All that is in files named after the run, by the first directory below the site's."""
+    found: dict[str, str] = {}
+    for path in site.home.rglob(f"{reqid}*"):
+        if path.is_file():
+            place = path.relative_to(site.home).parts[0]
+            found[place] = found.get(place, "") + path.read_text("utf-8", "replace")
+    return found
+
+
+def test_a_secret_is_on_record_nowhere_when_the_runs_carrier_dies(site: Site) -> None:
+    """Who takes the run over does not know the secret, and need not: its agent masks."""
+    task_id = script(site, "late", kind={"hosts": ["host-a"]}, parameters=[{"name": "KEY", "type": "SECRET"}])
+    site.gate.unlink(missing_ok=True)
+    execution_id = start(site, task_id, {"KEY": "s3cr3t-for-agents"})
+    eventually(lambda: "first" in log_of(site, execution_id))
+    (reqid,) = shown(site, execution_id)["runs"]
+    watcher = _carrier_of(site, execution_id)  # it may look at the lock just now
+    carriers = [pid for pid in holders_of(lambda file: f"{reqid}.lock" in file) if pid != watcher]
+    assert carriers
+    for pid in carriers:
+        os.kill(pid, signal.SIGKILL)
+    site.gate.touch()
+    assert ended(site, execution_id)["status"] == "SUCCESS"
+    assert site.cli_json("status", reqid)["results"][0]["stdout"] == "first\nsecond ********\n"
+    assert "s3cr3t" not in "".join(records_of(site, reqid).values())
+    assert "s3cr3t" not in log_of(site, execution_id)
 
 
 def test_a_secret_that_comes_in_two_pieces_is_masked(site: Site) -> None:
@@ -157,6 +194,7 @@ def test_a_secret_that_comes_in_two_pieces_is_masked(site: Site) -> None:
 
 def test_a_run_outlives_the_carrier_of_its_execution(site: Site) -> None:
     """Recovery asks it for its end: nothing is lost that was not."""
+    site.gate.unlink(missing_ok=True)
     execution_id = start(site, script(site, "gate"))
     eventually(lambda: shown(site, execution_id)["runs"])
     reqid = shown(site, execution_id)["runs"][0]

@@ -5,11 +5,10 @@ Owns the search. Knows not where secrets come from nor where the stream goes.
 
 from __future__ import annotations
 
-import re
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    import re
+    from collections.abc import Iterable, Iterator
 
 MASK = b"********"
 SHORTEST = 3
@@ -19,16 +18,16 @@ SHORTEST = 3
 class Masker:
     """Replaces secrets in a stream; what may be the beginning of one waits for the next chunk.
 
-    A secret of several lines is also looked for line by line, for programs that print it so.
+    A secret of several lines is also looked for line by line, for programs that print it so, and as it
+    stands in JSON, for those that print what they were given.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        found = {part.encode() for secret in secrets for part in (secret, *secret.splitlines())}
+        found = {form for secret in secrets for form in _forms(secret)}
         # the longest first: a secret may begin with another one
         self._secrets = sorted((each for each in found if len(each) >= SHORTEST), key=len, reverse=True)
         self._firsts = {each[0] for each in self._secrets}
-        pattern = b"|".join(map(re.escape, self._secrets))
-        self._search = re.compile(pattern) if pattern else None
+        self._search = _pattern(self._secrets) if self._secrets else None
         self._held = b""
 
     def feed(self, chunk: bytes) -> bytes:
@@ -68,6 +67,22 @@ class Masker:
 
     def _may_grow(self, whole: bytes, match: re.Match[bytes]) -> bool:
         return self._begins_longer(whole[match.start() :])
+
+
+def _forms(secret: str) -> Iterator[bytes]:
+    """How a program may print it."""
+    from json import dumps  # late: who has no secrets needs neither this nor `re`
+
+    for part in (secret, *secret.splitlines()):
+        yield part.encode("utf-8", "surrogatepass")
+        for is_ascii in (True, False):
+            yield dumps(part, ensure_ascii=is_ascii)[1:-1].encode("utf-8", "surrogatepass")
+
+
+def _pattern(secrets: list[bytes]) -> re.Pattern[bytes]:
+    import re
+
+    return re.compile(b"|".join(map(re.escape, secrets)))
 
 
 def masked(text: str, secrets: Iterable[str]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctrl_exec.tasks.execution.masking import MASK, Masker, masked
+from ctrl_exec.common.masking import MASK, Masker, masked
 
 
 def through(secrets: list[str], chunks: list[bytes]) -> bytes:
@@ -40,6 +42,14 @@ def test_what_looks_like_a_beginning_is_shown_in_the_end() -> None:
 def test_each_line_of_a_secret_is_masked_too() -> None:
     """A private key is often printed line by line."""
     assert through(["line one\nline two"], [b"> line two\n"]) == b"> ********\n"
+
+
+@pytest.mark.parametrize("is_ascii", [True, False])
+def test_a_secret_is_masked_as_it_stands_in_json_too(is_ascii: bool) -> None:
+    """A script that prints its standard input prints it so."""
+    secret = 'a"b\\c\nd-zwölf'
+    shown = masked(json.dumps({"KEY": secret}, ensure_ascii=is_ascii), [secret])
+    assert shown == '{"KEY": "********"}'
 
 
 def test_a_secret_of_two_letters_is_not_looked_for() -> None:
