@@ -34,6 +34,7 @@ from ctrl_exec_agent.upkeep import Upkeep
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ctrl_exec.common.certificate import Certificate
     from ctrl_exec.common.child import Child
     from ctrl_exec.common.conversation import Exchange
     from ctrl_exec.common.routing import Request
@@ -50,6 +51,7 @@ class Application:
 
     def __init__(self, parts: Parts, server_pid: int) -> None:
         self._parts = parts
+        self._shown: tuple[bytes, Certificate] | None = None  # the certificate of this child's connection
         handlers = Handlers(parts)
         upkeep = Upkeep(parts, handlers, server_pid)
         self.router = Router(
@@ -89,10 +91,11 @@ class Application:
         if der is None:
             return trust.Verdict(error=trust.NOT_TRUSTED, reason="no client certificate")
         try:
-            certificate = parse_certificate(der)
+            if self._shown is None or self._shown[0] is not der:
+                self._shown = (der, parse_certificate(der))
         except CertificateError as error:
             return trust.Verdict(error=trust.NOT_TRUSTED, reason=str(error))
-        return trust.judge(certificate, self._parts.config.trust_path, self._parts.config.revoked_path)
+        return trust.judge(self._shown[1], self._parts.config.trust_path, self._parts.config.revoked_path)
 
     def _forbid(self, request: Request, verdict: trust.Verdict) -> Response:
         is_revoked = verdict.error == trust.REVOKED

@@ -20,9 +20,10 @@ CLIENT_AUTH = "1.3.6.1.5.5.7.3.2"
 ANY_USAGE = "2.5.29.37.0"
 LIMIT_BYTES = 64 * 1024
 
-_SUBJECT_ALT_NAME = "2.5.29.17"
-_EXTENDED_KEY_USAGE = "2.5.29.37"
-_COMMON_NAME = "2.5.4.3"
+# these three as they stand in the DER: what is only compared need not be put into words
+_SUBJECT_ALT_NAME = b"\x55\x1d\x11"  # 2.5.29.17
+_EXTENDED_KEY_USAGE = b"\x55\x1d\x25"  # 2.5.29.37
+_COMMON_NAME = b"\x55\x04\x03"  # 2.5.4.3
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+?)-----END CERTIFICATE-----", re.ASCII)
 _TIME = re.compile(r"[0-9]{14}Z", re.ASCII)
 _SERIAL = re.compile(r"[0-9a-f]{1,64}", re.ASCII)
@@ -77,13 +78,14 @@ class _Reader:
     def element(self, tag: int | None = None) -> tuple[int, int, int, int]:
         """(tag, start of the element, start of its content, end). Raises: CertificateError."""
         start = self.at
-        found = self.peek()
+        if start + 1 >= self.end:  # there is no length
+            raise CertificateError("the certificate ends early")
+        found = self.source[start]
         if tag is not None and found != tag:
             raise CertificateError(f"the certificate has tag {found:#04x} where {tag:#04x} is expected")
         # most elements are short: their length is the next byte
-        if start + 1 < self.end and self.source[start + 1] < 0x80:
-            length, content = self.source[start + 1], start + 2
-        else:
+        length, content = self.source[start + 1], start + 2
+        if length >= 0x80:
             length, content = self._length(start + 1)
         end = content + length
         if end > self.end:
@@ -92,12 +94,7 @@ class _Reader:
         return found, start, content, end
 
     def _length(self, at: int) -> tuple[int, int]:
-        if at >= self.end:
-            raise CertificateError("the certificate ends early")
-        first = self.source[at]
-        if first < 0x80:
-            return first, at + 1
-        count = first & 0x7F
+        count = self.source[at] & 0x7F
         if not 1 <= count <= 4 or at + 1 + count > self.end:
             raise CertificateError("the certificate has a bad length")
         return int.from_bytes(self.source[at + 1 : at + 1 + count], "big"), at + 1 + count
@@ -171,7 +168,7 @@ def _time(reader: _Reader) -> datetime:
     if not _TIME.fullmatch(text):
         raise CertificateError("the certificate has a bad time")
     try:
-        month, day, hour, minute, second = (int(text[at : at + 2]) for at in range(4, 14, 2))
+        month, day, hour, minute, second = [int(text[at : at + 2]) for at in range(4, 14, 2)]
         return datetime(int(text[:4]), month, day, hour, minute, second, tzinfo=UTC)
     except ValueError as error:
         raise CertificateError("the certificate has a bad time") from error
@@ -183,15 +180,15 @@ def _common_name(name: _Reader) -> str:
         group = name.enter(0x31)
         while not group.is_done():
             pair = group.enter(0x30)
-            oid = _oid(pair.content(0x06))
+            oid = pair.content(0x06)
             text = pair.content()
             if oid == _COMMON_NAME:
                 found = text.decode("utf-8", "replace")
     return found
 
 
-def _extensions(body: _Reader) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
+def _extensions(body: _Reader) -> dict[bytes, bytes]:
+    found: dict[bytes, bytes] = {}
     while not body.is_done():
         if body.peek() != 0xA3:
             body.element()
@@ -199,7 +196,7 @@ def _extensions(body: _Reader) -> dict[str, bytes]:
         listed = body.enter(0xA3).enter(0x30)
         while not listed.is_done():
             one = listed.enter(0x30)
-            oid = _oid(one.content(0x06))
+            oid = one.content(0x06)
             if one.peek() == 0x01:
                 one.element(0x01)
             found[oid] = one.content(0x04)
@@ -241,7 +238,7 @@ def _oid(content: bytes) -> str:
         if byte < 0x80:
             parts.append(number)
             number = 0
-    return ".".join(str(part) for part in parts)
+    return ".".join(map(str, parts))
 
 
 def pem_to_der(pem: str) -> bytes:
