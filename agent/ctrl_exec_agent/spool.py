@@ -287,8 +287,11 @@ def _beside(path: str, kind: str) -> str:
 def identity(pid: int) -> str:
     """`<pid>-<start in ticks>-<boot id>`, empty if there is no such process. Source: proc(5)."""
     try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as stat:
-            after_name = stat.read(4096).rpartition(b")")[2].split()
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            after_name = os.read(fd, 4096).rpartition(b")")[2].split()
+        finally:
+            os.close(fd)
         return f"{pid}-{int(after_name[19])}-{_BOOT}"
     except (OSError, ValueError, IndexError):
         return ""

@@ -44,9 +44,9 @@ def write_atomic(
 
     Raises: StorageError (disk full, read-only, no such directory); FileExistsError with `exclusive`.
     """
-    directory, name = os.path.split(path)
+    directory, slash, name = path.rpartition("/")
     try:
-        dir_fd = open_dir(directory or ".")
+        dir_fd = open_dir(directory or slash or ".")
     except OSError as error:
         raise StorageError(error.strerror or str(error), path=path) from error
     try:
@@ -202,6 +202,8 @@ def make_dirs(path: str, mode: int = 0o750, *, owner: tuple[int, int] | None = N
 
     Raises: StorageError.
     """
+    if os.path.isdir(path):
+        return
     path = os.path.abspath(path)
     missing = []
     while not os.path.isdir(path):
