@@ -38,6 +38,7 @@ _LAST_LINE_BYTES = 65536
 _OPENS_AFTER_S = 0.05  # so long a script runs before the agent says so
 OLD_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
+_EVENTS = {"read": select.EPOLLIN, "write": select.EPOLLOUT, "sleep": 0}
 Wish = tuple[str, float]  # ("read" | "write" | "sleep", seconds of the sleep)
 Steps = Generator[Wish, None, None]
 
@@ -103,6 +104,7 @@ class Connection:
         self.number = next(emulator.numbers)
         self.served = 0
         self.keeps = False
+        self.wish = "read"
         self.steps: Steps = self.serve()
 
     def serve(self) -> Steps:
@@ -509,7 +511,7 @@ class Emulator:
         if agent.pem not in self._contexts:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.num_tickets = agent.tickets
-            context.load_cert_chain(agent.pem)
+            _load_with_issuer(context, agent)
             context.load_verify_locations(agent.ca)
             context.verify_mode = ssl.CERT_REQUIRED
             self._contexts[agent.pem] = context
@@ -579,7 +581,8 @@ class Emulator:
             fd = sock.fileno()
             connection = self._connections[fd] = Connection(sock, agent, self)
             self._epoll.register(fd, select.EPOLLIN)
-            self._go_on(connection, fd)
+            if agent.lie:  # others wait for the client's first word
+                self._go_on(connection, fd)
 
     def _go_on(self, connection: Connection, fd: int) -> None:
         try:
@@ -593,10 +596,20 @@ class Emulator:
             connection.sock.close()
             return
         if wish == "sleep":
-            self._epoll.modify(fd, 0)
             heapq.heappush(self._sleepers, (time.monotonic() + duration_s, next(self._order), connection))
-        else:
-            self._epoll.modify(fd, select.EPOLLIN if wish == "read" else select.EPOLLOUT)
+        if wish != connection.wish:
+            connection.wish = wish
+            self._epoll.modify(fd, _EVENTS[wish])
+
+
+def _load_with_issuer(context: ssl.SSLContext, agent: Agent) -> None:
+    """Load what the agent shows as agents of ours do; else OpenSSL looks for the issuer at each handshake."""
+    memory = os.memfd_create("chain", os.MFD_CLOEXEC)
+    try:
+        os.write(memory, Path(agent.pem).read_bytes() + Path(agent.ca).read_bytes())
+        context.load_cert_chain(f"/proc/self/fd/{memory}")
+    finally:
+        os.close(memory)
 
 
 def _now() -> str:
