@@ -129,9 +129,9 @@ class Conversation:
         parser = RequestParser(self._parts.limits)
         if not self._read(parser):
             return False
-        self._rest = parser.leftover
+        self._rest = bytes(parser.leftover)
         self._attendant.is_working()
-        request = self._request(parser.body)
+        request = self._request(bytes(parser.body))
         response = self._parts.answer(request)
         self._served += 1
         self._has_answered = True
@@ -155,7 +155,8 @@ class Conversation:
                 if parser.head.expects_continue and not parser.body and not parser.is_done:
                     self._connection.send(_CONTINUE, deadline)
             if parser.is_done:
-                parser.check_leftover()
+                if parser.leftover:
+                    parser.check_leftover()
                 return True
             chunk = self._receive(parser, deadline)
         if parser.has_started:

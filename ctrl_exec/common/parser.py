@@ -39,6 +39,7 @@ _PLAIN_FIELD = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
 _PLAIN_PATH = b"/ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 _PLAIN_HOST = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-"
 _DIGITS = "0123456789"
+_LAST_PORT = "65535"
 _FRAMING = frozenset({"host", "content-length", "transfer-encoding", "connection", "expect"})
 _METHOD_LIMIT = 32
 _EXTENSION_LIMIT_BYTES = 256
@@ -82,48 +83,38 @@ class Head:
 
 
 class RequestParser:
-    """One request, fed in pieces of any size; what follows its end stays in `leftover`.
+    """One request, fed in pieces of any size.
 
-    The outcome does not depend on how the bytes were cut into pieces.
+    `leftover` is what was fed and not taken yet: of a request that is done, what came behind it. `body` is
+    as much of the body as has come, without chunk framing. The outcome does not depend on how the bytes
+    were cut into pieces.
     """
 
-    def __init__(self, limits: ParserLimits, already: bytes = b"") -> None:
+    def __init__(self, limits: ParserLimits) -> None:
         self._limits = limits
-        self._buffer = bytearray()
         self._step = self._request_line
-        self._line: tuple[bytes, bytes, bytes] = (b"", b"", b"")
+        self._line: tuple[bytes, bytes, bytes] | None = None
         self._fields: list[tuple[str, str]] = []
         self._line_count = 0
         self._header_bytes = 0
         self._seen_empty_line = False
         self._wanted = 0
-        self._body = bytearray()
+        self.leftover = bytearray()
+        self.body = bytearray()
         self.head: Head | None = None
         self.is_done = False
-        if already:
-            self.feed(already)
 
     @property
     def has_started(self) -> bool:
         """Whether a byte of the request has come."""
-        return bool(self._buffer) or self._step != self._request_line or self._seen_empty_line
-
-    @property
-    def body(self) -> bytes:
-        """The body as far as it has come, without chunk framing."""
-        return bytes(self._body)
-
-    @property
-    def leftover(self) -> bytes:
-        """Bytes that came after the end of the request."""
-        return bytes(self._buffer) if self.is_done else b""
+        return bool(self.leftover) or self._line is not None or self._seen_empty_line
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the connection.
 
         Raises: ProtocolError; the parser is of no further use then.
         """
-        self._buffer += chunk
+        self.leftover += chunk
         while not self.is_done and self._step():
             pass
 
@@ -132,19 +123,19 @@ class RequestParser:
 
         Raises: ProtocolError (400) if it is garbage.
         """
-        rest = self.leftover
+        rest = bytes(self.leftover)
         if not rest or rest in (b"\r", b"\r\n"):
             return
         rest = rest.removeprefix(b"\r\n")
         if not any(rest.startswith(each + b" ") or (each + b" ").startswith(rest) for each in _METHODS):
             raise ProtocolError(400, "bytes after the end of the request")
 
-    # -- the steps; each takes what it can from the buffer and says whether to go on ----------
+    # -- the steps; each takes what it can of what was fed and says whether to go on -----------
 
     def _request_line(self) -> bool:
-        if not self._buffer:
+        if not self.leftover:
             return False
-        if self._buffer[0] not in _TOKEN_BYTES and not self._skip_empty_line():
+        if self.leftover[0] not in _TOKEN_BYTES and not self._skip_empty_line():
             return False
         line = self._take_line(self._limits.request_line_bytes, 414, "request line")
         if line is None:
@@ -155,26 +146,27 @@ class RequestParser:
 
     def _skip_empty_line(self) -> bool:
         """Drop the one empty line RFC 9112 §2.2 lets a client send before a request."""
-        if self._seen_empty_line or not b"\r\n".startswith(bytes(self._buffer[:2])):
+        if self._seen_empty_line or not b"\r\n".startswith(bytes(self.leftover[:2])):
             raise ProtocolError(400, "this is no HTTP request: expected a method")
-        if len(self._buffer) < 2:
+        if len(self.leftover) < 2:
             return False
-        del self._buffer[:2]
+        del self.leftover[:2]
         self._seen_empty_line = True
-        return bool(self._buffer) and self._skip_nothing_more()
+        return bool(self.leftover) and self._skip_nothing_more()
 
     def _skip_nothing_more(self) -> bool:
-        if self._buffer[0] not in _TOKEN_BYTES:
+        if self.leftover[0] not in _TOKEN_BYTES:
             raise ProtocolError(400, "this is no HTTP request: expected a method")
         return True
 
     def _header_line(self) -> bool:
-        line = self._take_field_line()
-        if line is None:
+        field = self._take_field()
+        if field is None:
             return False
-        if line:
-            self._fields.append(_split_field(line))
+        if field:
+            self._fields.append(field)
             return True
+        assert self._line is not None
         self.head = head = _build_head(self._line, tuple(self._fields), self._limits.body_bytes)
         if head.is_chunked:
             self._step = self._chunk_size
@@ -185,17 +177,25 @@ class RequestParser:
             self.is_done = True
         return True
 
-    def _take_field_line(self) -> bytes | None:
-        room = max(0, self._limits.header_bytes - self._header_bytes)
-        line = self._take_line(room, 431, "header section")
-        if line is None:
-            return None
-        if line:
-            self._line_count += 1
-            self._header_bytes += len(line) + 2
-            if self._line_count > self._limits.header_lines:
-                raise ProtocolError(431, f"more than {self._limits.header_lines} header lines")
-        return line
+    def _take_field(self) -> tuple[str, str] | tuple[()] | None:
+        """The next header field, empty at the end of them, None while it has not come."""
+        room = self._limits.header_bytes - self._header_bytes
+        line = self._take_line(room if room > 0 else 0, 431, "header section")
+        if not line:
+            return None if line is None else ()
+        self._line_count += 1
+        self._header_bytes += len(line) + 2
+        if self._line_count > self._limits.header_lines:
+            raise ProtocolError(431, f"more than {self._limits.header_lines} header lines")
+        name, colon, content = line.partition(b":")
+        if line[0] in b" \t":
+            raise ProtocolError(400, "a header line begins with a space (folding is obsolete)")
+        if not colon or not name or name.translate(None, _PLAIN_TOKEN):
+            raise ProtocolError(400, "a header line is not: name, colon, value")
+        content = content.strip(b" \t")
+        if content.translate(None, _PLAIN_FIELD):
+            raise ProtocolError(400, "a control character in a header value")
+        return name.decode("ascii").lower(), content.decode("latin-1")
 
     def _sized_body(self) -> bool:
         self._move_to_body()
@@ -204,9 +204,9 @@ class RequestParser:
         return False
 
     def _move_to_body(self) -> None:
-        taken = self._buffer[: self._wanted]
-        self._body += taken
-        del self._buffer[: len(taken)]
+        taken = self.leftover[: self._wanted]
+        self.body += taken
+        del self.leftover[: len(taken)]
         self._wanted -= len(taken)
 
     def _chunk_size(self) -> bool:
@@ -214,75 +214,62 @@ class RequestParser:
         if line is None:
             return False
         self._wanted = _chunk_length(line)
-        if len(self._body) + self._wanted > self._limits.body_bytes:
+        if len(self.body) + self._wanted > self._limits.body_bytes:
             raise ProtocolError(413, f"the body is larger than {self._limits.body_bytes} bytes")
         self._step = self._chunk_body if self._wanted else self._trailer_line
         return True
 
     def _chunk_body(self) -> bool:
         self._move_to_body()
-        if self._wanted or not self._buffer:
+        if self._wanted or not self.leftover:
             return False
-        if not b"\r\n".startswith(bytes(self._buffer[:2])):
+        if not b"\r\n".startswith(bytes(self.leftover[:2])):
             raise ProtocolError(400, "a chunk does not end where its size says")
-        if len(self._buffer) < 2:
+        if len(self.leftover) < 2:
             return False
-        del self._buffer[:2]
+        del self.leftover[:2]
         self._step = self._chunk_size
         return True
 
     def _trailer_line(self) -> bool:
-        line = self._take_field_line()
-        if line is None:
+        field = self._take_field()
+        if field is None:
             return False
-        if not line:
+        if not field:
             self.is_done = True
-        elif _split_field(line)[0] in _FRAMING:
+        elif field[0] in _FRAMING:
             raise ProtocolError(400, "a trailer may not change the framing")
         return True
 
     def _take_line(self, limit_bytes: int, status: int, what: str) -> bytes | None:
         """The bytes before the next CRLF, or None while it has not come."""
-        end = self._buffer.find(b"\n", 0, limit_bytes + 2)
+        end = self.leftover.find(b"\n", 0, limit_bytes + 2)
         if end < 0:
-            if len(self._buffer) >= limit_bytes + 2:
+            if len(self.leftover) >= limit_bytes + 2:
                 raise ProtocolError(status, f"the {what} is too long")
             return None
-        if end == 0 or self._buffer[end - 1] != 0x0D:
+        if end == 0 or self.leftover[end - 1] != 0x0D:
             raise ProtocolError(400, f"a bare line feed in the {what}")
-        line = bytes(self._buffer[: end - 1])
-        del self._buffer[: end + 1]
+        line = bytes(self.leftover[: end - 1])
+        del self.leftover[: end + 1]
         return line
-
-
-def _is_token(text: bytes) -> bool:
-    return bool(text) and not text.translate(None, _PLAIN_TOKEN)
 
 
 def _split_request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
     parts = line.split(b" ")
-    if parts[0] not in _METHODS and (not _is_token(parts[0]) or len(parts[0]) > _METHOD_LIMIT):
+    method = parts[0]
+    if method not in _METHODS and (
+        not method or len(method) > _METHOD_LIMIT or method.translate(None, _PLAIN_TOKEN)
+    ):
         raise ProtocolError(400, "the method is no token of at most 32 characters")
     if len(parts) != 3:
         raise ProtocolError(400, "the request line is not: method, target and version, one space between")
-    method, target, version = parts
+    _, target, version = parts
     if version not in (b"HTTP/1.1", b"HTTP/1.0"):
         if _VERSION.fullmatch(version):
             raise ProtocolError(505, "expected HTTP/1.0 or HTTP/1.1")
         raise ProtocolError(400, "the request line does not end in a version")
     return method, target, version
-
-
-def _split_field(line: bytes) -> tuple[str, str]:
-    name, colon, content = line.partition(b":")
-    if line[0] in b" \t":
-        raise ProtocolError(400, "a header line begins with a space (folding is obsolete)")
-    if not colon or not _is_token(name):
-        raise ProtocolError(400, "a header line is not: name, colon, value")
-    content = content.strip(b" \t")
-    if content.translate(None, _PLAIN_FIELD):
-        raise ProtocolError(400, "a control character in a header value")
-    return name.decode("ascii").lower(), content.decode("latin-1")
 
 
 def _build_head(
@@ -296,10 +283,13 @@ def _build_head(
             ours.setdefault(name, []).append(content)
     host = _check_host(ours.get("host", ()), is_old)
     path, query = _split_target(method, target, host)
-    is_chunked, length = _framing(ours, is_old)
+    is_chunked, length = False, None
+    if "content-length" in ours or "transfer-encoding" in ours:
+        is_chunked, length = _framing(ours, is_old)
     if length is not None and length > body_limit_bytes:
         raise ProtocolError(413, f"the body is larger than {body_limit_bytes} bytes")
-    keep_alive = not is_old and ("connection" not in ours or "close" not in _elements(ours["connection"]))
+    wishes = " ".join(ours["connection"]).lower().replace(",", " ").split() if "connection" in ours else ()
+    keep_alive = not is_old and "close" not in wishes
     expects = "expect" in ours and _expects_continue(ours["expect"], is_old) and (is_chunked or bool(length))
     return Head(
         method.decode("ascii"), _decode_path(path) if b"%" in path else path.decode("ascii"),
@@ -314,10 +304,11 @@ def _check_host(hosts: Sequence[str], is_old: bool) -> str:
     if len(hosts) != 1:
         raise ProtocolError(400, "expected exactly one Host header")
     name, _, port = hosts[0].partition(":")
-    if name and port and not name.strip(_PLAIN_HOST) and not port.strip(_DIGITS) and len(port) < 5:
+    is_plain = name and port and not name.strip(_PLAIN_HOST) and not port.strip(_DIGITS)
+    if is_plain and len(port) <= len(_LAST_PORT) and port.zfill(len(_LAST_PORT)) <= _LAST_PORT:
         return hosts[0].lower()
     found = _HOST.fullmatch(hosts[0].encode("latin-1"))
-    if found is None or int(found.group(1) or 0) > 65535:
+    if found is None or int(found.group(1) or 0) > int(_LAST_PORT):
         raise ProtocolError(400, "the Host header is no host name with an optional port")
     return hosts[0].lower()
 
@@ -380,14 +371,12 @@ def _expects_continue(expected: list[str], is_old: bool) -> bool:
 
 
 def _framing(ours: dict[str, list[str]], is_old: bool) -> tuple[bool, int | None]:
-    """Whether the body is chunked, else its length if one was declared. Source: RFC 9112 §6."""
+    """Whether the body that is announced is chunked, else its length. Source: RFC 9112 §6."""
     if "transfer-encoding" in ours:
         if "content-length" in ours:
             raise ProtocolError(400, "Content-Length together with Transfer-Encoding")
         _check_codings(_elements(ours["transfer-encoding"]), is_old)
         return True, None
-    if "content-length" not in ours:
-        return False, None
     text = ours["content-length"][0]
     if any(each != text for each in ours["content-length"]) or not _LENGTH.fullmatch(text.encode("latin-1")):
         raise ProtocolError(400, "Content-Length is not one number of at most 10 digits")
