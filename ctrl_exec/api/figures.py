@@ -1,6 +1,6 @@
 """The counters behind `/metrics`: where each has its place in the server's shared block.
 
-Owns the layout and the counting. A child counts in its own row; the server folds it at its reaping.
+Owns the layout and the counting. All children count in the same place.
 """
 
 from __future__ import annotations
@@ -62,11 +62,13 @@ class Figures:
 
     def note_request(self, route: int, status: int, duration_s: float) -> None:
         """One answered request; the duration to its answer."""
-        layout, child = self.layout, self._child
-        child.count(layout.request(route, status))
-        child.count(layout.durations + route, round(duration_s * 1e6))
-        child.count(layout.buckets + bisect_left(BUCKETS_MS, duration_s * 1000))
-        child.note_answer(route, status)
+        layout = self.layout
+        counted = (
+            (layout.request(route, status), 1),
+            (layout.durations + route, round(duration_s * 1e6)),
+            (layout.buckets + bisect_left(BUCKETS_MS, duration_s * 1000), 1),
+        )
+        self._child.note_answer(route, status, counted)
 
     def note_hook(self, verdict: HookVerdict) -> None:
         """One question to the auth hook."""

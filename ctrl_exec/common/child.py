@@ -19,7 +19,7 @@ from ctrl_exec.common.value import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ctrl_exec.common.connection import Connection
     from ctrl_exec.common.conversation import Parts
@@ -131,15 +131,16 @@ class Child:
 
     def count(self, counter: int, amount: int = 1) -> None:
         """Add to one of the server's counters."""
-        self._slots.add(self._index, counter, amount)
+        self._slots.add(((counter, amount),))
 
-    def note_answer(self, route: int, status: int) -> None:
-        """Show outside what is answered."""
+    def note_answer(self, route: int, status: int, counted: Iterable[tuple[int, int]] = ()) -> None:
+        """Show outside what is answered, and add to the counters that count it."""
         self._slots.note_answer(self._index, route, status)
+        self._slots.add(counted)
 
     def totals(self) -> list[int]:
-        """The server's counters: of all children that ended and of those alive at our fork."""
-        return self._slots.totals((*self._live_indexes(), self._index))
+        """The server's counters, of all its children."""
+        return self._slots.totals()
 
     def live(self) -> list[SlotView]:
         """The children alive at our fork, this one included."""

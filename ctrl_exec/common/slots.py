@@ -1,8 +1,8 @@
 """The block of memory a server shares with its children: one row of integers a live child.
 
-Owns the rows and the count of long requests. The parent claims and frees rows; a child writes its
-own row only, so no lock is needed save for the count, which several children may want to raise.
-Knows nothing of sockets.
+Owns the rows, the application's counters and the count of long requests. The parent claims and frees
+rows, and a child writes its own row only, without a lock; the counters and the count, which several
+children may want to raise, are under one. Knows nothing of sockets.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ctrl_exec.common.value import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
 
 FREE, WORKING, READING, IDLE, SENDING, LEAVING = range(6)
@@ -25,10 +25,10 @@ between two requests; waiting for the client to take its answer; done, the proce
 
 STATE_NAMES = ("free", "working", "reading", "idle", "sending", "leaving")
 _STATE, _SINCE_MS, _IS_LONG, _ROUTE, _STATUS, _REQUESTS = range(6)
-_FIXED = 6
-_LIVE, _SEQUENCE = range(2)
-_HEADER = 2
-_RETRIES = 1000
+_WIDTH = 6
+_NOTHING = memoryview(bytes(_WIDTH * 8)).cast("q")
+_LIVE = 0
+_HEADER = 1
 
 
 @value
@@ -50,16 +50,13 @@ def now_ms() -> int:
 
 
 class Slots:
-    """Rows for up to `capacity` children, each with `counter_count` counters of the application."""
+    """Rows for up to `capacity` children, and `counter_count` counters of the application."""
 
     def __init__(self, capacity: int, counter_count: int = 0) -> None:
-        self.counter_count = counter_count
-        self._width = _FIXED + counter_count
-        # before the rows: two cells about all of them, and the counters of children that ended
+        # before the rows: a cell about all of them, and the counters
         self._first = _HEADER + counter_count
-        self._memory = mmap.mmap(-1, (self._first + capacity * self._width) * 8)
+        self._memory = mmap.mmap(-1, (self._first + capacity * _WIDTH) * 8)
         self._cells = memoryview(self._memory).cast("q")
-        self._zeros = memoryview(bytes(self._width * 8)).cast("q")
         self._free = list(range(capacity - 1, -1, -1))
         # a POSIX lock belongs to a process, so that parent and children exclude one another on
         # one inherited descriptor, and a killed child frees it
@@ -75,16 +72,10 @@ class Slots:
         return index
 
     def release(self, index: int) -> None:
-        """Free a row whose child was reaped; its counters go to the totals. For the parent."""
-        start = self._start(index)
-        cells = self._cells
-        cells[_SEQUENCE] += 1  # odd: a reader of the totals must look again
-        for counter, amount in enumerate(cells[start + _FIXED : start + self._width].tolist()):
-            if amount:
-                cells[_HEADER + counter] += amount
-        cells[start : start + self._width] = self._zeros
-        cells[_SEQUENCE] += 1
-        cells[_LIVE] -= 1
+        """Free a row whose child was reaped. For the parent."""
+        start = self._first + index * _WIDTH
+        self._cells[start : start + _WIDTH] = _NOTHING
+        self._cells[_LIVE] -= 1
         self._free.append(index)
 
     @property
@@ -94,7 +85,7 @@ class Slots:
         return found
 
     def _start(self, index: int) -> int:
-        return self._first + index * self._width
+        return self._first + index * _WIDTH
 
     def view(self, index: int) -> SlotView:
         """What the row says now."""
@@ -122,37 +113,36 @@ class Slots:
 
     def set_state(self, index: int, state: int) -> None:
         """Enter a state now."""
-        start = self._first + index * self._width
+        start = self._first + index * _WIDTH
         self._cells[start + _SINCE_MS] = time.monotonic_ns() // 1_000_000
         self._cells[start + _STATE] = state
 
     def note_answer(self, index: int, route: int, status: int) -> None:
         """Note what was answered last and count the request."""
-        start = self._first + index * self._width
-        self._cells[start + _ROUTE] = route
-        self._cells[start + _STATUS] = status
-        self._cells[start + _REQUESTS] += 1
+        start = self._first + index * _WIDTH
+        cells = self._cells
+        cells[start + _ROUTE] = route
+        cells[start + _STATUS] = status
+        cells[start + _REQUESTS] += 1
 
-    def add(self, index: int, counter: int, amount: int) -> None:
-        """Add to a counter of the row."""
-        self._cells[self._first + index * self._width + _FIXED + counter] += amount
+    def add(self, amounts: Iterable[tuple[int, int]]) -> None:
+        """Add to counters: each with its amount."""
+        cells = self._cells
+        fcntl.lockf(self._lock_fd, fcntl.LOCK_EX)
+        try:
+            for counter, amount in amounts:
+                cells[_HEADER + counter] += amount
+        finally:
+            fcntl.lockf(self._lock_fd, fcntl.LOCK_UN)
 
     def views(self, indexes: Iterable[int]) -> Iterator[SlotView]:
         """What several rows say."""
         return (self.view(index) for index in indexes)
 
-    def totals(self, indexes: Sequence[int]) -> list[int]:
-        """The counters of all children that ended plus those of the rows named."""
-        found: list[int] = []
-        for _ in range(_RETRIES):
-            before = self._cells[_SEQUENCE]
-            found = self._cells[_HEADER : self._first].tolist()
-            for index in indexes:
-                start = self._start(index) + _FIXED
-                for counter, amount in enumerate(self._cells[start : start + self.counter_count]):
-                    found[counter] += amount
-            if before % 2 == 0 and before == self._cells[_SEQUENCE]:
-                break
+    def totals(self) -> list[int]:
+        """The counters, all of one moment."""
+        with self._locked():
+            found: list[int] = self._cells[_HEADER : self._first].tolist()
         return found
 
     def enter_long(self, index: int, limit: int) -> bool:
@@ -172,7 +162,7 @@ class Slots:
 
     def long_count(self) -> int:
         """How many rows are marked as long."""
-        marks: list[int] = self._cells[self._first + _IS_LONG :: self._width].tolist()
+        marks: list[int] = self._cells[self._first + _IS_LONG :: _WIDTH].tolist()
         return sum(marks)
 
     def close(self) -> None:

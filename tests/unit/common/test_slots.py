@@ -25,24 +25,28 @@ def test_a_row_lives_from_claim_to_release() -> None:
     slots.close()
 
 
-def test_counters_of_a_child_go_to_the_totals() -> None:
+def test_counters_are_all_childrens_and_none_is_lost() -> None:
+    slots = Slots(4, 2)
+    rounds, children = 2_000, 4
+
+    def work() -> None:
+        for _ in range(rounds):
+            slots.add(((0, 1), (1, 7)))
+
+    pids = [fork_child(work) for _ in range(children)]
+    assert [wait_status(pid, timeout_s=60) for pid in pids] == [(0, 0)] * children
+    assert slots.totals() == [rounds * children, 7 * rounds * children]
+    slots.close()
+
+
+def test_counters_outlive_the_row_of_who_counted() -> None:
     slots = Slots(4, 2)
     index = slots.claim()
     assert index is not None
-
-    def work() -> None:
-        slots.add(index, 0, 5)
-        slots.add(index, 1, 7)
-
-    assert wait_status(fork_child(work), timeout_s=60) == (0, 0)
-    assert slots.totals([index]) == [5, 7]
-    assert slots.totals([]) == [0, 0]
+    slots.add(((1, 5),))
     slots.release(index)
-    assert slots.totals([]) == [5, 7]
-    again = slots.claim()
-    assert again is not None
-    slots.add(again, 0, 1)
-    assert slots.totals([again]) == [6, 7]
+    assert slots.claim() == index
+    assert slots.totals() == [0, 5]
     slots.close()
 
 
