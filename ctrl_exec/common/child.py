@@ -13,7 +13,7 @@ from contextlib import suppress
 from ctrl_exec.common.answer import encode_whole
 from ctrl_exec.common.conversation import Conversation, EvictedError
 from ctrl_exec.common.names import new_reqid
-from ctrl_exec.common.process import become_child, set_handler
+from ctrl_exec.common.process import SIGHUP, SIGTERM, SIGUSR1, die_of, leave_wakeups, set_handler
 from ctrl_exec.common.slots import IDLE, LEAVING, READING, SENDING, WORKING
 from ctrl_exec.common.value import value
 
@@ -72,16 +72,17 @@ class Child:
         self.retire_fd = pipes.retire_fd
         self.drain_fd = pipes.drain_fd
         self.exit_status = EXIT_DONE
+        self.has_waited = False
+        """Whether the row says that we wait for our client, or did before we went on."""
         # bound here: made in a child they would be memory of its own
         self._heed_wait = self.is_waiting
-        self._heed_eviction = self._evict
         self._meanwhile = meanwhile
         self._use_meanwhile = None if meanwhile is None else self._work_meanwhile
 
     def begin(self, index: int, connection: Connection) -> None:
         """Be this process's child, with a row and a connection of its own."""
         self._index = index
-        become_child(self._heed_eviction)
+        leave_wakeups()
         connection.on_wait = self._heed_wait
         connection.meanwhile = self._use_meanwhile
 
@@ -95,14 +96,17 @@ class Child:
 
     def is_idle(self) -> None:
         """Between two requests of one connection."""
+        self.has_waited = True
         self._slots.set_state(self._index, IDLE)
 
     def is_working(self) -> None:
         """Not waiting for the client."""
+        self.has_waited = False
         self._slots.set_state(self._index, WORKING)
 
     def is_waiting(self, is_sending: bool) -> None:
         """Waiting for the client; the time of the first such wait counts, not of the last."""
+        self.has_waited = True
         state = SENDING if is_sending else READING
         if self._slots.state(self._index) != state:
             self._slots.set_state(self._index, state)
@@ -166,13 +170,16 @@ class Child:
             watched.register(fd, select.EPOLLIN)
         return watched
 
-    # -- being ended for others ---------------------------------------------------------------------
+    # -- signals ------------------------------------------------------------------------------------
 
-    def _evict(self, number: int, _frame: object) -> None:
-        """End at SIGUSR1, but only while waiting for the client: work is never cut off."""
-        if self._slots.state(self._index) in WAITING_STATES:
+    def heed(self, number: int) -> None:
+        """End at SIGUSR1, but only while waiting for the client: work is never cut off; at SIGTERM and
+        SIGHUP at once. SIGINT is the parent's to heed, SIGCHLD but interrupts what sleeps."""
+        if number == SIGUSR1 and self._slots.state(self._index) in WAITING_STATES:
             set_handler(number, None)
             raise EvictedError
+        if number in (SIGTERM, SIGHUP):
+            die_of(number)
 
 
 def serve_connection(

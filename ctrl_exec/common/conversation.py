@@ -19,7 +19,7 @@ from ctrl_exec.common.value import value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Protocol
+    from typing import Any, Protocol
 
     from ctrl_exec.common.connection import Connection
     from ctrl_exec.common.parser import Head
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         """What the conversation needs of the process it runs in: its states are shown outside."""
 
         retire_fd: int
+        has_waited: bool
 
         def is_idle(self) -> None: ...
         def is_working(self) -> None: ...
@@ -79,14 +80,16 @@ class Exchange:
 
 @value
 class Parts:
-    """What a conversation is made with: the application's three functions and the limits.
+    """What a conversation is made with: the application's functions and the limits.
 
-    `answer` gives None when it has spoken on `request.connection` itself.
+    `application` and `note` are told the attendant too. `application` gives None when it has spoken on
+    `request.connection` itself; `crashed` answers in its place where it raises.
     """
 
-    answer: Callable[[Request], Response | None]
+    application: Callable[[Request, Any], Response | None]
     refuse: Callable[[int, str], Response]
-    note: Callable[[Exchange], None]
+    note: Callable[[Any, Exchange], None]
+    crashed: Callable[[Request, Exception], Response]
     limits: ParserLimits
     timing: Timing
 
@@ -130,14 +133,21 @@ class Conversation:
         if not self._read(parser):
             return False
         self._rest = bytes(parser.leftover)
-        self._attendant.is_working()
+        if self._attendant.has_waited:
+            self._attendant.is_working()
         request = self._request(bytes(parser.body))
-        response = self._parts.answer(request)
+        response = self._answer(request)
         self._served += 1
         self._has_answered = True
         if response is None or not self._respond(request, response):
             return False
         return self._wait_for_next()
+
+    def _answer(self, request: Request) -> Response | None:
+        try:
+            return self._parts.application(request, self._attendant)
+        except Exception as error:  # noqa: BLE001 - the border of a request
+            return self._parts.crashed(request, error)
 
     def _read(self, parser: RequestParser) -> bool:
         """Feed the parser to the request's end; False if the peer leaves before it begins one.
@@ -226,7 +236,8 @@ class Conversation:
     def _send(self, payload: bytes) -> None:
         patience_s = self._parts.timing.send_s + len(payload) / _SLOWEST_READER_BYTES_S
         self._connection.send(payload, time.monotonic() + patience_s)
-        self._attendant.is_working()
+        if self._attendant.has_waited:
+            self._attendant.is_working()
 
     def _wait_for_next(self) -> bool:
         if self._rest:
@@ -252,4 +263,7 @@ class Conversation:
         method, path = (self._head.method, self._head.path) if self._head is not None else ("", "")
         duration_s = time.monotonic() - self._started
         remote_ip = self._connection.remote_ip
-        self._parts.note(Exchange(request, method, path, status, duration_s, remote_ip, self._reqid, detail))
+        self._parts.note(
+            self._attendant,
+            Exchange(request, method, path, status, duration_s, remote_ip, self._reqid, detail),
+        )

@@ -55,11 +55,12 @@ if TYPE_CHECKING:
 
 _ACCEPTS_AT_THE_END = 1024
 _EVENTS_A_TURN = 64
-_WAKEUP_BYTES = 64
+_WAKEUP_BYTES = 512
 # plain numbers: each look at an enum is a page of memory for the parent of a fresh child
 _MSG_PEEK = int(socket.MSG_PEEK)
-_SIGCHLD, _SIGHUP = int(signal.SIGCHLD), int(signal.SIGHUP)
-_ENDING_SIGNALS = frozenset({int(signal.SIGTERM), int(signal.SIGINT)})
+_SIGCHLD, _SIGHUP, _SIGTERM, _SIGINT, _SIGUSR1 = _HANDLED = (
+    int(signal.SIGCHLD), int(signal.SIGHUP), int(signal.SIGTERM), int(signal.SIGINT), int(signal.SIGUSR1),
+)  # fmt: skip
 _LEAVING_LIMIT = 256
 _LEAVING_S = 1.0
 _PAUSE_S = 0.05
@@ -112,7 +113,8 @@ class ForkingServer(ForkingMixIn, BaseServer):
         self._wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._retire = os.pipe2(os.O_CLOEXEC)
         self._drain = os.pipe2(os.O_CLOEXEC)
-        self._pending: set[int] = set()
+        self._serving: Child | None = None
+        """In a child: itself."""
         self._stop_deadline: float | None = None
         self._paused_until: float | None = None
         self._refused: dict[str, int] = {}
@@ -147,9 +149,9 @@ class ForkingServer(ForkingMixIn, BaseServer):
     def _prepare(self) -> None:
         use_default_sigchld()
         rehearse(self._hooks.understudy(), self._settings.counter_count, self._rehearse)
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._remember_signal)
+        for number in _HANDLED:
+            signal.signal(number, self._signalled)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         signal.set_wakeup_fd(self._wakeup[1], warn_on_full_buffer=False)
         self._epoll.register(self._wakeup[0], select.EPOLLIN)
         for fd in self._by_fd:
@@ -159,8 +161,13 @@ class ForkingServer(ForkingMixIn, BaseServer):
         gc.freeze()
         gc.disable()
 
-    def _remember_signal(self, number: int, _frame: object) -> None:
-        self._pending.add(number)
+    def _signalled(self, number: int, _frame: object) -> None:
+        """Nothing in the parent, which its wakeup descriptor tells; a child, which has no such, heeds it.
+
+        So one handler does for both, and no child has to install its own.
+        """
+        if self._serving is not None:
+            self._serving.heed(number)
 
     def _turn(self, until: float | None = None) -> None:
         """Wait for something to happen, and have it happen."""
@@ -171,10 +178,9 @@ class ForkingServer(ForkingMixIn, BaseServer):
             elif fd in self._leaving:
                 self._leaving.drain(fd)
             elif fd == self._wakeup[0]:
-                os.read(fd, _WAKEUP_BYTES)
+                self._heed_signals(os.read(fd, _WAKEUP_BYTES))
             else:
                 self._accept(fd, 1)  # epoll tells of the next one cheaper than an exception tells of none
-        self._heed_signals()
         self._keep_time()
 
     def _timeout_s(self, until: float | None) -> float:
@@ -212,13 +218,11 @@ class ForkingServer(ForkingMixIn, BaseServer):
 
     # -- signals --------------------------------------------------------------------------------------
 
-    def _heed_signals(self) -> None:
-        if not self._pending:
-            return
-        seen, self._pending = self._pending, set()
+    def _heed_signals(self, seen: bytes) -> None:
+        """Heed what the wakeup descriptor told: a byte for each signal, its number."""
         if _SIGCHLD in seen:
             self._reap()
-        if seen & _ENDING_SIGNALS:
+        if _SIGTERM in seen or _SIGINT in seen:
             self._stop()
         elif _SIGHUP in seen and self._stop_deadline is None:
             self._reload()
@@ -275,7 +279,7 @@ class ForkingServer(ForkingMixIn, BaseServer):
         self._child = Child(
             self._slots, self._child_limits, self._pipes, self._children.indexes, self._hooks.meanwhile
         )
-        self._parts = self._make_parts(self._child, self._application, self._hooks.note)
+        self._parts = self._make_parts(self._application, self._hooks.note)
         self._parent_fds = (
             *self._by_fd,
             self._epoll.fileno(), *self._wakeup, self._drain[1], self._retire[1],
@@ -372,7 +376,7 @@ class ForkingServer(ForkingMixIn, BaseServer):
             self._say_no_room(sock, address, reason)
         elif self._children.refuser_count() < max(4, self._settings.max_children // 8):
             refuse: Application = lambda *_: self._hooks.refuse(503, reason)  # noqa: E731
-            self._fork(sock, address, self._make_parts(self._child, refuse, self._hooks.note))
+            self._fork(sock, address, self._make_parts(refuse, self._hooks.note))
         else:
             sock.close()
 
@@ -429,7 +433,7 @@ class ForkingServer(ForkingMixIn, BaseServer):
     def _be_child(self, sock: socket.socket, address: object, index: int, parts: Parts) -> NoReturn:
         status = EXIT_CRASH
         try:
-            child = self._child
+            child = self._serving = self._child
             connection = Connection(sock, address)
             child.begin(index, connection)
             self._let_go()
@@ -445,7 +449,7 @@ class ForkingServer(ForkingMixIn, BaseServer):
     def _rehearse(self, slots: Slots, sock: socket.socket, address: object, understudy: Understudy) -> None:
         """Do in this process, short of forking, what a child does."""
         child = Child(slots, self._child_limits, self._pipes, self._children.indexes)
-        parts = self._make_parts(child, understudy.application, understudy.note)
+        parts = self._make_parts(understudy.application, understudy.note)
         connection = Connection(sock, address)
         child.begin(0, connection)
         serve_connection(child, connection, None, parts, self._hooks.on_tls_failure)
@@ -458,22 +462,14 @@ class ForkingServer(ForkingMixIn, BaseServer):
             if room.guests:
                 room.let_go()
 
-    def _make_parts(
-        self, child: Child, application: Application, tell: Callable[[Child, Exchange], None]
-    ) -> Parts:
-        hooks, log = self._hooks, self._log
+    def _make_parts(self, application: Application, note: Callable[[Child, Exchange], None]) -> Parts:
+        settings = self._settings
+        return Parts(application, self._hooks.refuse, note, self._crashed, settings.limits, settings.timing)
 
-        def answer(request: Request) -> Response | None:
-            try:
-                return application(request, child)
-            except Exception as error:  # noqa: BLE001 - the border of a request
-                log.error("crash", reqid=request.reqid, error=_describe(error))
-                return hooks.refuse(500, "an error of ours; it is in the log under this request's id")
-
-        def note(exchange: Exchange) -> None:
-            tell(child, exchange)
-
-        return Parts(answer, hooks.refuse, note, self._settings.limits, self._settings.timing)
+    def _crashed(self, request: Request, error: Exception) -> Response:
+        """The answer where the application has none: an error that nobody foresaw."""
+        self._log.error("crash", reqid=request.reqid, error=_describe(error))
+        return self._hooks.refuse(500, "an error of ours; it is in the log under this request's id")
 
 
 def _is_local(remote_ip: str) -> bool:

@@ -29,7 +29,8 @@ _CHILD_DEFAULT = (
     _signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGINT, _signal.SIGUSR1,
     _signal.SIGUSR2, _signal.SIGALRM,
 )  # fmt: skip
-_SERVER_HANDLED = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP)
+# plain numbers, as handlers are called with
+SIGHUP, SIGTERM, SIGUSR1 = _signal.SIGHUP, _signal.SIGTERM, _signal.SIGUSR1
 _POLL_S = 0.01
 KILL_GRACE_S = 5.0
 STOLEN_STATUS = _signal.SIGKILL
@@ -58,18 +59,15 @@ def reset_child_signals() -> None:
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
-def become_child(heed_eviction: Callable[[int, object], None]) -> None:
-    """As `reset_child_signals`, for a server's child: Ctrl-C is its parent's to heed, SIGUSR1 its own.
-
-    Of what a child of ours could have inherited, these are all that its server had set: each further
-    one would be a page copied for nothing.
-    """
+def leave_wakeups() -> None:
+    """For a server's child: what it is signalled is not to be told to its parent."""
     _signal.set_wakeup_fd(-1)
-    for number in _SERVER_HANDLED:
-        _signal.signal(number, _signal.SIG_DFL)
-    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
-    _signal.signal(_signal.SIGUSR1, heed_eviction)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def die_of(number: int) -> None:
+    """End as if there were no handler of the signal."""
+    _signal.signal(number, _signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def set_handler(number: int, handler: Callable[[int, object], None] | None) -> None:
