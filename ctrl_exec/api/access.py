@@ -27,14 +27,26 @@ _SHOWN_HEADERS = "X-Request-Id, Retry-After, Allow, ETag, Location, Idempotent-R
 _TAKEN_HEADERS = "Authorization, Content-Type, If-Match, Idempotency-Key, Last-Event-ID"
 
 
+def check_way(request: Request, config: Config) -> str:
+    """The `Origin`, empty without one; most requests show none, nor another of the fields that are judged.
+
+    Raises: ForbiddenError, ProtocolError (412).
+    """
+    origin = "" if request.header("origin") is None else check_origin(request, config)
+    if config.api_auth_default == "allow":
+        check_host(request, config)
+    meant = request.header("x-ctrl-exec-state")
+    if meant is not None:
+        check_state(meant, config)
+    return origin
+
+
 def check_origin(request: Request, config: Config) -> str:
-    """The `Origin`, empty without one.
+    """The `Origin` of a request that has one.
 
     Raises: ForbiddenError for one that is neither this server's own nor configured: a web page must
     not be able to drive the API behind its reader's back.
     """
-    if request.header("origin") is None:
-        return ""
     origins = _all(request, "origin")
     origin = origins[0].lower()
     scheme = "https" if request.is_tls else "http"
@@ -45,16 +57,15 @@ def check_origin(request: Request, config: Config) -> str:
 
 
 def check_host(request: Request, config: Config) -> None:
-    """With `api_auth_default = allow` the `Host` must be ours: a page that had its own name resolve
+    """With `api_auth_default = allow` the `Host` must be ours, else a page that had its own name resolve
     to this address (DNS rebinding) would be of its own origin.
 
     Raises: ForbiddenError.
     """
     host = (request.header("host") or "").lower()
-    if config.api_auth_default != "allow" or not host or request.peer.unix_uid is not None:
-        return
-    name = _without_port(host)
-    if name == request.local_ip:
+    # brackets are for what is no IPv4 address and no name
+    name = _without_brackets(host) if host.startswith("[") else host.partition(":")[0]
+    if not host or name in config.api_bind or request.peer.unix_uid is not None:
         return
     allowed = {request.local_ip, *config.api_bind, *(each.lower() for each in config.api_names)}
     if request.local_ip.startswith("127.") or request.local_ip == "::1":
@@ -63,20 +74,17 @@ def check_host(request: Request, config: Config) -> None:
         raise ForbiddenError(f"host {host[:200]} is not a bound address or in api_names")
 
 
-def check_state(request: Request, config: Config) -> None:
+def check_state(meant: str, config: Config) -> None:
     """A command line says which dispatcher it means, by its state directory: two may share a socket's path.
 
     Raises: ProtocolError (412), before anything is done.
     """
-    meant = request.header("x-ctrl-exec-state")
-    if meant is not None and meant != os.fsencode(os.path.normpath(config.state_dir)).hex():
+    if meant != os.fsencode(os.path.normpath(config.state_dir)).hex():
         raise ProtocolError(412, "the API that listens here serves another dispatcher")
 
 
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
+def _without_brackets(host: str) -> str:
+    return host[1:].partition("]")[0]
 
 
 def check_media(request: Request, origin: str) -> None:
@@ -153,7 +161,7 @@ def way_in(request: Request) -> Caller:
     """The caller as far as the connection alone tells: the way in, and a local peer's proven name."""
     uid = request.peer.unix_uid
     if uid is None:
-        return Caller(source_ip=request.remote_ip)
+        return Caller("", "", request.remote_ip, "http", "none", "")
     return Caller(username=_name_of(uid), source_ip="127.0.0.1", via="socket", auth="peer")
 
 
@@ -165,8 +173,9 @@ def identify(request: Request, config: Config, document: dict[str, Any]) -> Call
     """
     known = way_in(request)
     if not document and known.via == "http" and request.header("authorization") is None:
-        address = source_address(request, config)
-        return known if address == known.source_ip else replace(known, source_ip=address)
+        if not config.api_trusted_proxies:
+            return known
+        return replace(known, source_ip=source_address(request, config))
     username, token = header_credentials(request)
     body_username, body_token = _text(document, "username"), _text(document, "token")
     for name, of_header, of_body in (("username", username, body_username), ("token", token, body_token)):

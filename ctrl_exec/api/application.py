@@ -13,7 +13,7 @@ from ctrl_exec.api import access
 from ctrl_exec.api.errors import error_response
 from ctrl_exec.api.figures import Figures, Layout
 from ctrl_exec.api.inquiry import Inquiry, decode_body
-from ctrl_exec.api.routes import ALL_ROUTES, API, FIGURES, ApiRoute, enabled_routes, figure_of
+from ctrl_exec.api.routes import ALL_ROUTES, API, FIGURES, PLACES, ApiRoute, enabled_routes
 from ctrl_exec.api.v1.asking import TaskRoute, is_task_path
 from ctrl_exec.api.v1.gate import Gate
 from ctrl_exec.common.errors import (
@@ -66,9 +66,10 @@ class Application:
         self._gate = Gate(self.dispatcher)
         self._enabled = frozenset(route.name for route in enabled_routes(config))
         self._throttle = throttle
-        self._figures: Figures | None = None
+        self._figures = Figures(LAYOUT)
         self._route = _NO_ROUTE
         self._load_parts()
+        self._authority = self.dispatcher.authority
 
     def _load_parts(self) -> None:
         """Have the parts made and their modules loaded before the fork, where all children share them."""
@@ -78,37 +79,39 @@ class Application:
 
     def __call__(self, request: Request, child: Child) -> Response:
         """The answer to one request. Runs in a child."""
-        self._figures = Figures(LAYOUT, child)
+        self._figures.child = child
         self._route = _NO_ROUTE
         try:
-            response = self._answer(request, child, self._figures)
+            response = self._answer(request, child)
         except CtrlExecError as error:
             response = self._refuse(request, error)
+        if request.header("origin") is None:
+            return response
         cors = access.cors_headers(request, self.config)
         return replace(response, headers=(*response.headers, *cors)) if cors else response
 
-    def _answer(self, request: Request, child: Child, figures: Figures) -> Response:
-        origin = access.check_origin(request, self.config)
-        access.check_host(request, self.config)
-        access.check_state(request, self.config)
-        if not is_task_path(request.path):
-            self.dispatcher.authority.require_open(access.way_in(request))
-        self._throttle.check(self._throttled_as(request))
+    def _answer(self, request: Request, child: Child) -> Response:
+        origin = access.check_way(request, self.config)
+        if self._authority.is_closed and not is_task_path(request.path):
+            self._authority.require_open(access.way_in(request))
+        if self._throttle.has_noted():
+            self._throttle.check(self._throttled_as(request))
         if request.method == "OPTIONS":
             return self._options(request)
         match = self._match(request)
         route = match.route
-        self._route = figure_of(route)
+        self._route = PLACES[route.name]
         if isinstance(route, TaskRoute):
-            return self._gate.answer(request, child, match, figures)
+            return self._gate.answer(request, child, match, self._figures)
         assert isinstance(route, ApiRoute)
         access.check_media(request, origin)
-        document = decode_body(request, route.keys, is_required=route.needs_body)
+        document = decode_body(request, route.keys) if request.body or route.needs_body else {}
         caller = self._gate.proven(access.identify(request, self.config, document))
-        inquiry = Inquiry(request, child, self.dispatcher, caller, match.parameters, document, figures)
         if route.authorised_by == API:
-            inquiry.authorise("api", reqid=request.reqid)
-        return route.handler(inquiry)
+            self._authority.check(caller, "api", reqid=request.reqid)
+        return route.handler(
+            Inquiry(request, child, self.dispatcher, caller, match.parameters, document, self._figures)
+        )
 
     def _match(self, request: Request) -> Match:
         try:
@@ -169,14 +172,13 @@ class Application:
         self._gate.check_token(caller, action, submitter)
 
     def _note_verdict(self, verdict: HookVerdict) -> None:
-        if self._figures is not None:
-            self._figures.note_hook(verdict)
+        self._figures.note_hook(verdict)
 
     def note(self, child: Child, exchange: Exchange) -> None:
         """Log and count one exchange, refused ones included; the server calls it in the child."""
         route = self._route if exchange.request is not None else _NO_ROUTE
-        figures = self._figures or Figures(LAYOUT, child)
-        figures.note_request(route, exchange.status, exchange.duration_s)
+        self._figures.child = child
+        self._figures.note_request(route, exchange.status, exchange.duration_s)
         self.log.info(
             "api-request",
             method=exchange.method or None,

@@ -54,11 +54,12 @@ class Layout:
 
 
 class Figures:
-    """Counts what one child does."""
+    """Counts what a child does; made for the children before there is one, and told which."""
 
-    def __init__(self, layout: Layout, child: Child) -> None:
+    child: Child
+
+    def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self._child = child
 
     def note_request(self, route: int, status: int, duration_s: float) -> None:
         """One answered request; the duration to its answer."""
@@ -68,11 +69,11 @@ class Figures:
             (layout.durations + route, round(duration_s * 1e6)),
             (layout.buckets + bisect_left(BUCKETS_MS, duration_s * 1000), 1),
         )
-        self._child.note_answer(route, status, counted)
+        self.child.note_answer(route, status, counted)
 
     def note_hook(self, verdict: HookVerdict) -> None:
         """One question to the auth hook."""
-        layout, child = self.layout, self._child
+        layout, child = self.layout, self.child
         child.count(
             layout.hooks + (HOOK_OUTCOMES.index("timeout") if verdict.has_timed_out else verdict.code)
         )
@@ -80,11 +81,11 @@ class Figures:
 
     def note_run(self, report: RunReport) -> None:
         """One run answered for, with the states it and its hosts were in then."""
-        layout, child = self.layout, self._child
+        layout, child = self.layout, self.child
         child.count(layout.runs + RUN_KINDS.index((report.mode, report.state)))
         for state, count in report.counts.items():
             child.count(layout.hosts + STATES.index(state), count)
 
     def note_lock_conflict(self) -> None:
         """One run refused because of a lock."""
-        self._child.count(self.layout.lock_conflicts)
+        self.child.count(self.layout.lock_conflicts)

@@ -39,14 +39,12 @@ class Inquiry:
         self.dispatcher.authority.check(self.caller, action, reqid=reqid)
 
 
-def decode_body(request: Request, keys: tuple[str, ...], *, is_required: bool) -> dict[str, Any]:
+def decode_body(request: Request, keys: tuple[str, ...]) -> dict[str, Any]:
     """The JSON object of the body, whose keys are all known.
 
     Raises: InvalidInputError for a missing body, no JSON object, a null, or unknown keys, which it
     names.
     """
-    if not request.body and not is_required:
-        return {}
     if not request.body:
         raise InvalidInputError("a JSON body is missing", field="body")
     document = parse_object(request.body)

@@ -93,9 +93,10 @@ FIGURES = (*(route.name for route in ROUTES), "task-layer")
 """What requests are counted by: each route of the core, and the task layer as one."""
 
 
-def figure_of(route: Route) -> int:
-    """The place of a route's figure."""
-    return len(ROUTES) if isinstance(route, TaskRoute) else FIGURES.index(route.name)
+PLACES = {route.name: len(ROUTES) for route in TASK_ROUTES} | {
+    route.name: place for place, route in enumerate(ROUTES)
+}
+"""The place of each route's figure, by its name."""
 
 
 def enabled_routes(config: Config) -> tuple[ApiRoute | TaskRoute, ...]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _ROWS = 4096
 _KEY, _MINUTE, _COUNT = range(3)
 _WIDTH = 3
+_LATEST = _ROWS * _WIDTH
+"""The cell behind the rows: the minute of the latest failure."""
 
 
 class Throttle:
@@ -28,8 +30,12 @@ class Throttle:
     def __init__(self, limit: int = 10, clock: Callable[[], float] = time.time) -> None:
         self._limit = limit
         self._clock = clock
-        self._cells = memoryview(mmap.mmap(-1, _ROWS * _WIDTH * 8)).cast("q")
+        self._cells = memoryview(mmap.mmap(-1, (_ROWS * _WIDTH + 1) * 8)).cast("q")
         self._lock_fd = os.memfd_create("throttle", os.MFD_CLOEXEC)
+
+    def has_noted(self) -> bool:
+        """Whether any address has had a failure this minute."""
+        return bool(self._cells[_LATEST] == int(self._clock()) // 60)
 
     def check(self, address: str) -> None:
         """Raises: ThrottledError if the address has had its failures for this minute."""
@@ -55,6 +61,7 @@ class Throttle:
             if (cells[row + _KEY], cells[row + _MINUTE]) != (key, minute):
                 cells[row + _KEY], cells[row + _MINUTE], cells[row + _COUNT] = key, minute, 0
             cells[row + _COUNT] += 1
+            cells[_LATEST] = minute
         finally:
             fcntl.lockf(self._lock_fd, fcntl.LOCK_UN)
 

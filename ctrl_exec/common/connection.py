@@ -39,7 +39,6 @@ class Connection:
         self._has_ended = False
         self._is_tls = False
         self.is_unix = not isinstance(address, tuple)
-        self.local_ip, self.local_port = plain_address(sock.getsockname())
         self.remote_ip, self.remote_port = plain_address(address)
         self.meanwhile: Callable[[], None] | None = None
         """Called when it is the peer's turn in the TLS handshake, the first time only."""
@@ -57,6 +56,10 @@ class Connection:
     def is_tls(self) -> bool:
         """Whether a TLS handshake has begun."""
         return self._is_tls
+
+    def local(self) -> tuple[str, int]:
+        """Address and port of our own end."""
+        return plain_address(self._socket.getsockname())
 
     def first_byte(self) -> int | None:
         """The first byte that waits to be read, without taking it."""

@@ -187,8 +187,8 @@ class Conversation:
         assert head is not None
         return Request(
             head.method, head.path, head.query, head.version, head.headers, body,
-            connection.remote_ip, connection.remote_port, connection.local_ip, connection.local_port,
-            connection.is_tls, self._reqid, self._peer, connection, head.keep_alive,
+            connection.remote_ip, connection.remote_port, connection.is_tls,
+            self._reqid, self._peer, connection, head.keep_alive,
         )  # fmt: skip
 
     def _respond(self, request: Request, response: Response) -> bool:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _BARE = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/@,+-"
 _PRIORITIES = {"INFO": 6, "WARNING": 4, "ERR": 3}
 _FACILITY_DAEMON = 3 << 3
+_STDERR_FD = 2
+_VALUE_LIMIT = 1024
 _LINE_LIMIT = 8000  # syslog daemons cut at 8 KiB; a cut quote would be a forged line
 SYSLOG_SOCKET = "/dev/log"
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
@@ -26,15 +28,16 @@ JOURNAL_SOCKET = "/run/systemd/journal/socket"
 
 def format_fields(action: str, found: dict[str, Any]) -> str:
     """`ACTION=` first, the other keys upper case and sorted, values quoted where they must be."""
-    line = f"ACTION={_quote(action)}"
+    line = f"ACTION={_shown(action)}"
     for key in sorted(found):
-        if found[key] is not None:
-            line += f" {key.upper()}={_quote(found[key])}"
+        given = found[key]
+        if given is not None:
+            line += f" {key.upper()}={_shown(given)}"
     return line
 
 
-def _quote(given: Any) -> str:
-    text = _text(given)
+def _shown(given: Any) -> str:
+    text = given if given.__class__ is str and len(given) <= _VALUE_LIMIT else _text(given)
     if text and not text.strip(_BARE):
         return text
     return '"' + "".join(_escape(char) for char in text) + '"'
@@ -46,7 +49,7 @@ def _text(given: Any) -> str:
     if isinstance(given, (list, tuple)):
         return ",".join(_text(part) for part in given)
     text = str(given)
-    return text if len(text) <= 1024 else text[:1021] + "..."
+    return text if len(text) <= _VALUE_LIMIT else text[: _VALUE_LIMIT - 3] + "..."
 
 
 def _escape(char: str) -> str:
@@ -120,9 +123,13 @@ class Log:
         return json.dumps(shown, default=str)
 
     def _to_stream(self, level: str, line: str) -> None:
-        stream = self._stream or sys.stderr
-        stream.write(f"{line}\n" if self.style == "json" else f"{_moment()} {level} {line}\n")
-        stream.flush()
+        text = f"{line}\n" if self.style == "json" else f"{_moment()} {level} {line}\n"
+        if self._stream is not None:
+            self._stream.write(text)
+            self._stream.flush()
+        elif sys.stderr is not None:
+            # not by its three layers: one write, so that lines of several processes stay whole
+            os.write(_STDERR_FD, text.encode("utf-8", "backslashreplace"))
 
     def _to_syslog(self, level: str, line: str) -> None:
         priority = _FACILITY_DAEMON | _PRIORITIES[level]

@@ -42,13 +42,21 @@ class Request:
     body: bytes
     remote_ip: str
     remote_port: int
-    local_ip: str
-    local_port: int
     is_tls: bool
     reqid: str
     peer: PeerIdentity
     connection: Connection
     keep_alive: bool = False
+
+    @property
+    def local_ip(self) -> str:
+        """The address the peer connected to."""
+        return self.connection.local()[0]
+
+    @property
+    def local_port(self) -> int:
+        """The port the peer connected to."""
+        return self.connection.local()[1]
 
     def header(self, name: str) -> str | None:
         """The first value of a field by its lower-case name."""
@@ -129,12 +137,14 @@ class Router:
     def __init__(self, routes: Iterable[Route]) -> None:
         self.routes = tuple(routes)
         self._exact: dict[str, dict[str, Route]] = {}
+        self._plain: dict[tuple[str, str], Match] = {}
         self._patterns: dict[tuple[str, ...], dict[str, Route]] = {}
         for route in self.routes:
             if "{" in route.pattern:
                 methods = self._patterns.setdefault(tuple(route.pattern.split("/")), {})
             else:
                 methods = self._exact.setdefault(route.pattern, {})
+                self._plain[route.method, route.pattern] = Match(route, {})
             if route.method in methods:
                 raise ValueError(f"two routes for {route.method} {route.pattern}")
             methods[route.method] = route
@@ -144,6 +154,9 @@ class Router:
 
         Raises: NotFoundError for an unknown path, MethodNotAllowedError for a known one.
         """
+        plain = self._plain.get((method, path))
+        if plain is not None:
+            return plain
         methods, parameters = self._find(path)
         route = methods.get("GET" if method == "HEAD" else method)
         if route is None:

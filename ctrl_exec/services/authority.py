@@ -92,25 +92,20 @@ class Authority:
     def __init__(self, settings: AuthoritySettings, log: Log) -> None:
         self._settings = settings
         self._log = log
-
-    @property
-    def has_hook(self) -> bool:
+        self.has_hook = settings.hook is not None
         """Whether a hook is configured."""
-        return self._settings.hook is not None
-
-    @property
-    def is_open_to_all(self) -> bool:
+        self.is_open_to_all = not self.has_hook and settings.default == "allow"
         """Whether nobody is asked for anything: no hook, and the default is to allow."""
-        return not self.has_hook and self._settings.default == "allow"
+        self.is_closed = not self.has_hook and settings.default == "deny"
+        """Whether nobody from afar is let in: no hook, and the default is to deny."""
 
     def require_open(self, caller: Caller) -> None:
         """Refuse what is refused whatever is asked: no hook, and the default is to deny.
 
         The HTTP front end asks this before it looks at the path. Raises: DeniedError.
         """
-        if self.has_hook or caller.via in _LOCAL or self._settings.default != "deny":
-            return
-        raise DeniedError(DENIED, "denied", NO_HOOK_DETAIL)
+        if self.is_closed and caller.via not in _LOCAL:
+            raise DeniedError(DENIED, "denied", NO_HOOK_DETAIL)
 
     def check(
         self,
@@ -127,6 +122,8 @@ class Authority:
 
         Raises: DeniedError with code and reason; PayloadError if the hook can't be told all of it.
         """
+        if self.is_open_to_all:
+            return
         if self._settings.hook is None:
             self._check_without_hook(caller, action, submitter)
             return
@@ -187,7 +184,7 @@ class Authority:
         self.require_open(caller)
         # an execution's rights were judged when it was asked for; its token has nothing more to say
         is_local = caller.via in _LOCAL and (caller.auth != "token" or caller.via == "scheduler")
-        if is_local or self._settings.default == "allow":
+        if is_local or self.is_open_to_all:
             return
         if self._settings.token_check is None:
             raise DeniedError(DENIED, "denied", NO_HOOK_DETAIL)

@@ -10,6 +10,7 @@ from ctrl_exec.api.v1.asking import ADMIN, PUBLIC, Asking, TaskRoute, Visit, bea
 from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.errors import InvalidInputError, UnauthorizedError
 from ctrl_exec.common.value import replace
+from ctrl_exec.services.authority import is_own_token
 from ctrl_exec.tasks.opening import open_store
 
 TYPE_CHECKING = False
@@ -59,10 +60,8 @@ class Gate:
 
         Raises: UnauthorizedError; InvalidInputError if another name is claimed beside it.
         """
-        from ctrl_exec.services.authority import is_own_token
-
         self._proven = None
-        if not is_own_token(caller.token):
+        if not caller.token or not is_own_token(caller.token):
             return caller
         from ctrl_exec.tasks.people.identity import identify
 

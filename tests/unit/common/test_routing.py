@@ -66,7 +66,7 @@ def test_two_routes_for_the_same_are_a_mistake() -> None:
 def request(body: bytes) -> Request:
     connection: Any = None
     return Request(
-        "POST", "/", (), "1.1", (("host", "a"),), body, "", 0, "", 0, False, "", PeerIdentity(), connection
+        "POST", "/", (), "1.1", (("host", "a"),), body, "", 0, False, "", PeerIdentity(), connection
     )
 
 
