@@ -61,7 +61,7 @@ class DryRun:
             hook=None,
         )
         self._application = make_application(without_effect)
-        self._manners = Manners(self._answer, _refuse, _take_no_note, ParserLimits(), Timing())
+        self._manners = Manners(self._answer, _refuse, _take_no_note, _pass_on, ParserLimits(), Timing())
 
     def __call__(self) -> None:
         with suppress(Exception):  # it is for speed alone
@@ -73,7 +73,7 @@ class DryRun:
         Conversation(voice, _Attendant(), self._manners).carry()  # type: ignore[arg-type]
         return voice.answer
 
-    def _answer(self, request: Request) -> Response:
+    def _answer(self, request: Request, _attendant: _Attendant) -> Response:
         self._application.judge(request)
         return self._application.obey(Peer("0", "0", request.remote_ip), request)
 
@@ -98,8 +98,8 @@ class _Nowhere:
 class _Voice:
     """A connection on which the order has come; nobody hears the answer."""
 
-    remote_ip = local_ip = "127.0.0.1"
-    remote_port = local_port = 0
+    remote_ip = "127.0.0.1"
+    remote_port = 0
     is_tls = True
 
     def __init__(self, peer: PeerIdentity) -> None:
@@ -120,6 +120,7 @@ class _Attendant:
     """The process of a conversation that nobody looks at."""
 
     retire_fd = -1
+    has_waited = False
 
     def is_idle(self) -> None:
         """As a child."""
@@ -135,5 +136,9 @@ def _refuse(status: int, detail: str) -> Response:
     raise AssertionError(f"{status} to an order without a fault: {detail}")
 
 
-def _take_no_note(_exchange: Exchange) -> None:
+def _pass_on(_request: Request, error: Exception) -> Response:
+    raise error
+
+
+def _take_no_note(_attendant: _Attendant, _exchange: Exchange) -> None:
     """Nobody counts it."""
