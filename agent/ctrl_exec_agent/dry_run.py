@@ -109,7 +109,7 @@ class _Voice:
     def peer(self) -> PeerIdentity:
         return self._peer
 
-    def receive(self, _deadline: float) -> bytes:
+    def receive(self, _deadline: float, _limit_bytes: int) -> bytes:
         return _ORDER
 
     def send(self, payload: bytes, _deadline: float) -> None:

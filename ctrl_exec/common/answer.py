@@ -5,10 +5,8 @@ Owns how a `Response` becomes bytes. No sockets, no routes.
 
 from __future__ import annotations
 
-import time
-
-from ctrl_exec.common.clock import http_date
 from ctrl_exec.common.routing import Response, json_response
+from ctrl_exec.common.second import this_second
 
 REASONS = {
     100: "Continue", 200: "OK", 201: "Created", 202: "Accepted", 204: "No Content",
@@ -54,10 +52,9 @@ def encode_head(
     if length is not None and response.headers == _ONLY_JSON and response.status not in _BARE_STATUSES:
         reason = REASONS.get(response.status, "Unknown")
         connection = "keep-alive" if keep_alive else "close"
-        date = http_date(time.time())
         return (
             f"HTTP/{version} {response.status} {reason}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {length}\r\nDate: {date}\r\nX-Request-Id: {reqid}\r\n"
+            f"Content-Length: {length}\r\nDate: {this_second().http}\r\nX-Request-Id: {reqid}\r\n"
             "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
             f"Connection: {connection}\r\n\r\n"
         ).encode("latin-1", "replace")
@@ -71,7 +68,7 @@ def encode_head(
             lines.append("Transfer-Encoding: chunked")
         if "content-type" not in given:
             lines.append("Content-Type: application/json")
-    lines.append(f"Date: {http_date(time.time())}")
+    lines.append(f"Date: {this_second().http}")
     lines.append(f"X-Request-Id: {reqid}")
     if "cache-control" not in given:
         lines.append("Cache-Control: no-store")

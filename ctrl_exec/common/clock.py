@@ -6,9 +6,7 @@ import time
 from datetime import UTC, datetime
 
 from ctrl_exec.common.errors import MessageError
-
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+from ctrl_exec.common.second import MONTHS
 
 
 def utc_now() -> datetime:
@@ -48,7 +46,7 @@ def parse_iso_z(text: str) -> datetime:
 def openssl_time(moment: datetime) -> str:
     """`Jan 15 12:00:00 2026 GMT`, as openssl prints it: the day padded with a space, never localised."""
     at = moment.astimezone(UTC)
-    return f"{_MONTHS[at.month - 1]} {at.day:2d} {at:%H:%M:%S} {at.year:04d} GMT"
+    return f"{MONTHS[at.month - 1]} {at.day:2d} {at:%H:%M:%S} {at.year:04d} GMT"
 
 
 def parse_openssl_time(text: str) -> datetime:
@@ -61,13 +59,6 @@ def parse_openssl_time(text: str) -> datetime:
         hour, minute, second = (int(part) for part in hms.split(":"))
         if zone != "GMT":
             raise ValueError(zone)
-        return datetime(int(year), _MONTHS.index(month) + 1, int(day), hour, minute, second, tzinfo=UTC)
+        return datetime(int(year), MONTHS.index(month) + 1, int(day), hour, minute, second, tzinfo=UTC)
     except (ValueError, AttributeError) as error:
         raise MessageError(f"{text!r} is not a time like Jan 15 12:00:00 2026 GMT") from error
-
-
-def http_date(epoch_s: float) -> str:
-    """`Thu, 15 Jan 2026 12:00:00 GMT`. Source: RFC 9110 §5.6.7."""
-    year, month, day, hour, minute, second, weekday, _, _ = time.gmtime(epoch_s)
-    date = f"{_DAYS[weekday]}, {day:02d} {_MONTHS[month - 1]} {year:04d}"
-    return f"{date} {hour:02d}:{minute:02d}:{second:02d} GMT"

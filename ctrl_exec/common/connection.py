@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RECEIVE_BYTES = 65536
+SMALL_RECEIVE_BYTES = 960
+"""Enough for most heads; for a larger buffer malloc puts its free memory in order, all over the heap."""
 _LINGER_S = 2.0
 _LINGER_LIMIT_BYTES = 16 << 20
 _NOBODY = PeerIdentity()
@@ -196,10 +198,10 @@ class Connection:
     def _secured(self) -> tls.TlsSocket:
         return self._socket  # type: ignore[return-value]  # once a handshake has begun
 
-    def _discard(self) -> int:
-        """Take what waits unread, without blocking; 0 when there is nothing."""
+    def _discard(self, limit_bytes: int = SMALL_RECEIVE_BYTES) -> int:
+        """Take some of what waits unread, without blocking; 0 when there is nothing."""
         try:
-            chunk = _socket.socket.recv(self._socket, RECEIVE_BYTES)  # the raw bytes, below TLS
+            chunk = _socket.socket.recv(self._socket, limit_bytes)  # the raw bytes, below TLS
         except BlockingIOError:
             return 0
         self._has_ended = not chunk
@@ -210,7 +212,7 @@ class Connection:
         with suppress(TimeoutError):
             while left_bytes > 0 and not self._has_ended:
                 self._wait(select.POLLIN, deadline)
-                left_bytes -= self._discard()
+                left_bytes -= self._discard(RECEIVE_BYTES)
 
 
 def plain_address(found: object) -> tuple[str, int]:

@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 
 from ctrl_exec.common.answer import encode_head
+from ctrl_exec.common.connection import RECEIVE_BYTES, SMALL_RECEIVE_BYTES
 from ctrl_exec.common.errors import ProtocolError
 from ctrl_exec.common.names import new_reqid
 from ctrl_exec.common.parser import ParserLimits, RequestParser
@@ -175,7 +176,8 @@ class Conversation:
 
     def _receive(self, parser: RequestParser, deadline: float) -> bytes:
         try:
-            return self._connection.receive(deadline)
+            limit_bytes = SMALL_RECEIVE_BYTES if parser.head is None else RECEIVE_BYTES
+            return self._connection.receive(deadline, limit_bytes)
         except TimeoutError as error:
             if not parser.has_started:
                 return b""

@@ -36,6 +36,7 @@ from ctrl_exec.common.names import new_reqid
 from ctrl_exec.common.parser import ParserLimits
 from ctrl_exec.common.process import use_default_sigchld
 from ctrl_exec.common.rehearsal import rehearse
+from ctrl_exec.common.second import this_second
 from ctrl_exec.common.server_settings import ServerHooks, ServerSettings, Understudy
 from ctrl_exec.common.service_notify import ServiceNotify
 from ctrl_exec.common.slots import Slots
@@ -414,6 +415,7 @@ class ForkingServer(ForkingMixIn, BaseServer):
         if index is None:
             sock.close()
             return
+        this_second()
         try:
             pid = os.fork()
         except OSError as error:

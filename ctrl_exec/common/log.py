@@ -12,6 +12,8 @@ import socket
 import sys
 import time
 
+from ctrl_exec.common.second import this_second
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TextIO
@@ -62,12 +64,6 @@ def _escape(char: str) -> str:
     # a byte that was no text came in as one of these; any other half of a pair is as JSON carried it
     errors = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
     return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", errors))
-
-
-def _moment() -> str:
-    """Now, as `2026-01-15T12:00:00Z`."""
-    year, month, day, hour, minute, second, *_ = time.gmtime()
-    return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}Z"
 
 
 class Log:
@@ -123,7 +119,7 @@ class Log:
         return json.dumps(shown, default=str)
 
     def _to_stream(self, level: str, line: str) -> None:
-        text = f"{line}\n" if self.style == "json" else f"{_moment()} {level} {line}\n"
+        text = f"{line}\n" if self.style == "json" else f"{this_second().iso} {level} {line}\n"
         if self._stream is not None:
             self._stream.write(text)
             self._stream.flush()

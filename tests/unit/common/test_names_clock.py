@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from ctrl_exec.common import clock, names
 from ctrl_exec.common.errors import InvalidNameError, MessageError
+from ctrl_exec.common.second import Second, this_second
+from tests.support.polling import eventually
 
 
 @pytest.mark.parametrize("name", ["web-01", "WEB-01", "a", "a.b_c-d", "1", "x" * 253])
@@ -76,10 +79,18 @@ def test_times_look_as_documented() -> None:
     assert clock.iso_z(moment) == "2026-01-15T12:00:00Z"
     assert clock.openssl_time(moment) == "Jan 15 12:00:00 2026 GMT"
     assert clock.openssl_time(moment.replace(day=5)) == "Jan  5 12:00:00 2026 GMT"
-    assert clock.http_date(784111777) == "Sun, 06 Nov 1994 08:49:37 GMT"
+    assert Second(784111777).http == "Sun, 06 Nov 1994 08:49:37 GMT"
+    assert Second(784111777).iso == "1994-11-06T08:49:37Z"
     assert clock.utc_now().tzinfo is UTC
     assert abs(clock.epoch_now() - clock.utc_now().timestamp()) < 5
     assert clock.monotonic() <= clock.monotonic()
+
+
+def test_a_second_is_over_when_the_next_one_begins():
+    first = this_second()
+    assert abs(first.epoch_s - time.time()) < 60
+    assert eventually(lambda: this_second().epoch_s > first.epoch_s)
+    assert this_second().http != first.http
 
 
 @pytest.mark.parametrize(
