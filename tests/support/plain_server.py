@@ -49,7 +49,7 @@ def echo(request: Request, child: Child) -> Response:
             "method": request.method, "path": request.path, "query": list(map(list, request.query)),
             "body": request.body.decode("latin-1"), "ip": request.remote_ip, "tls": request.is_tls,
             "uid": request.peer.unix_uid, "has_certificate": request.peer.certificate is not None,
-            "reqid": request.reqid, "pid": os.getpid(), "sigchld": signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL,
+            "reqid": request.reqid, "pid": os.getpid(), "sigchld": signal.getsignal(signal.SIGCHLD) != signal.SIG_IGN,
             "fds": len(os.listdir("/proc/self/fd")), "local_port": request.local_port,
         },
     )  # fmt: skip
