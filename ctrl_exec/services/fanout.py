@@ -7,15 +7,15 @@ that end is then closed. It must not know what the calls ask.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # typeshed knows `signal` only
+import _socket
 import os
 import select
-import signal
-import socket
 import struct
 import time
-from contextlib import suppress
 
 from ctrl_exec.common import process, tls
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import replace, value
 from ctrl_exec.services.loop import Loop, LoopLimits
 from ctrl_exec.services.transport import Answer, Call, Failure, Interrupt, Part, Transport
@@ -23,7 +23,6 @@ from ctrl_exec.services.transport import Answer, Call, Failure, Interrupt, Part,
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from multiprocessing.context import ForkProcess
     from typing import NoReturn
 
     from ctrl_exec.common.tls import Context
@@ -125,21 +124,19 @@ class _Worker:
     """One worker process as its caller sees it: a socket, what it still owes, half a frame."""
 
     def __init__(
-        self, share: list[tuple[int, Call]], work: Callable[[list[tuple[int, Call]], socket.socket], NoReturn]
+        self,
+        share: list[tuple[int, Call]],
+        work: Callable[[list[tuple[int, Call]], _socket.socket], NoReturn],
     ) -> None:
-        import multiprocessing
-
         self.owed = dict(share)
         self.unsent: tuple[str, ...] = ()
         self._buffer = bytearray()
-        ours, theirs = socket.socketpair()
+        ours, theirs = _socket.socketpair()
         self.socket = ours
-        # "fork", named: the share, the TLS context and the code are there already, and no default
-        # that differs between Python versions decides
-        context = multiprocessing.get_context("fork")
-        self.process: ForkProcess = context.Process(target=work, args=(share, theirs), daemon=True)
+        # forked: the share, the TLS context and the code are there already; by `multiprocessing` the same
+        # takes 13 ms of imports first, in which nothing is asked of anybody
         try:
-            self.process.start()
+            self._pid = process.fork_child(lambda: work(share, theirs))
         except BaseException:
             ours.close()
             raise
@@ -195,22 +192,9 @@ class _Worker:
     def close(self) -> None:
         """End it: its closed socket is its order to go; one that does not obey is killed."""
         self.socket.close()
-        if not self._has_ended(_FAREWELL_S):
-            self.process.kill()
-        self.process.join()
-        with suppress(ValueError):
-            self.process.close()
-
-    def _has_ended(self, timeout_s: float) -> bool:
-        # join(timeout) would import a third of the standard library
-        try:
-            watched = os.pidfd_open(self.process.pid or 0)
-        except OSError:
-            return True
-        try:
-            return _poll_for(watched, timeout_s)
-        finally:
-            os.close(watched)
+        if process.wait_status(self._pid, timeout_s=_FAREWELL_S) is None:
+            os.kill(self._pid, _signal.SIGKILL)
+            process.wait_status(self._pid)
 
 
 def _poll_for(fd: int, timeout_s: float) -> bool:
@@ -226,7 +210,7 @@ class _Crew:
         self,
         calls: Sequence[Call],
         count: int,
-        work: Callable[[list[tuple[int, Call]], socket.socket], NoReturn],
+        work: Callable[[list[tuple[int, Call]], _socket.socket], NoReturn],
     ) -> None:
         self._workers: dict[int, _Worker] = {}
         self._stranded: list[Answer] = []
@@ -276,7 +260,7 @@ class _Crew:
         """Have the workers stop; their last answers, and to the interrupt what never left."""
         for worker in self._workers.values():
             with suppress(OSError):
-                worker.socket.shutdown(socket.SHUT_WR)
+                worker.socket.shutdown(_socket.SHUT_WR)
         deadline = time.monotonic() + _FAREWELL_S
         for fd, worker in self._workers.items():
             is_there = True
@@ -296,13 +280,12 @@ class _Crew:
 
 
 def _work(
-    share: list[tuple[int, Call]], context: Context, limits: LoopLimits, channel: socket.socket
+    share: list[tuple[int, Call]], context: Context, limits: LoopLimits, channel: _socket.socket
 ) -> NoReturn:
     """The worker: drives its share, writes answers to the channel, ends when that is closed."""
     code = 0
     try:
-        process.reset_child_signals()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller to answer
+        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # Ctrl-C is for the caller to answer
         own = channel.fileno()
         # locks, listening sockets and the other workers' ends are not ours to keep alive
         os.closerange(3, own)
@@ -320,23 +303,23 @@ def _work(
         os._exit(code)
 
 
-def _is_closed(channel: socket.socket) -> bool:
+def _is_closed(channel: _socket.socket) -> bool:
     try:
-        return not channel.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+        return not channel.recv(1, _socket.MSG_DONTWAIT | _socket.MSG_PEEK)
     except BlockingIOError:
         return False
     except OSError:
         return True
 
 
-def _write_unsent(channel: socket.socket, unsent: tuple[str, ...]) -> None:
+def _write_unsent(channel: _socket.socket, unsent: tuple[str, ...]) -> None:
     import pickle
 
     known = pickle.dumps(unsent)
     channel.sendall(_FRAME.pack(_UNSENT, len(known), 0) + known)
 
 
-def _write(channel: socket.socket, number: int, answer: Answer | Part) -> None:
+def _write(channel: _socket.socket, number: int, answer: Answer | Part) -> None:
     if isinstance(answer, Part):
         channel.sendall(_FRAME.pack(number, 0, len(answer.chunk)) + answer.chunk)
         return
