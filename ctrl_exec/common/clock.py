@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 
 from ctrl_exec.common.errors import MessageError
 from ctrl_exec.common.second import MONTHS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from datetime import UTC, datetime
+else:
+    from _datetime import UTC, datetime  # `datetime` runs the same in Python first, 1 ms of a command's start
 
 
 def utc_now() -> datetime:

@@ -7,8 +7,8 @@ happens.
 
 from __future__ import annotations
 
+import _socket
 import os
-import socket
 import sys
 import time
 
@@ -80,7 +80,7 @@ class Log:
         self.target = target
         self.style = style
         self._stream = stream
-        self._socket: socket.socket | None = None
+        self._socket: _socket.socket | None = None
 
     def info(self, action: str, **found: Any) -> None:
         """Something happened as it should."""
@@ -139,7 +139,7 @@ class Log:
     def _send(self, address: str, datagram: bytes) -> None:
         for _ in range(2):  # the daemon may have been restarted: one fresh connection, then give up
             if self._socket is None:
-                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+                self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
                 self._socket.settimeout(0.5)
                 try:
                     self._socket.connect(address)

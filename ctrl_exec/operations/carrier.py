@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import select
-from contextlib import contextmanager, suppress
 
 from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.errors import CtrlExecError, StorageError
 from ctrl_exec.common.process import detach
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import replace
 from ctrl_exec.operations.keeper import NO_RECORD, Keeper
 from ctrl_exec.operations.report import report_of
@@ -193,19 +193,14 @@ class Carrier:
                 self._keeper.cancel([target.name for target in targets], f"not started: {error}")
             raise
 
-    @contextmanager
-    def _listening(self) -> Iterator[Pursuit]:
+    def _listening(self) -> Pursuit:
         record = self._journal.record
-        pursuit = self.dispatcher.agents.pursue(
+        return self.dispatcher.agents.pursue(
             self._keeper,
             record.reqid,
             record.script,
             record.encoding if record.encoding != "utf-8" else None,
         )
-        try:
-            yield pursuit
-        finally:
-            pursuit.close()
 
     def _turn(self, pursuit: Pursuit, interrupt: Interrupt | None, within_s: float) -> bool:
         """Listen to those who are asked again until they are final, or the time is up: whether it is."""

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager, suppress
 
 from ctrl_exec.common import files
 from ctrl_exec.common.errors import StorageError
 from ctrl_exec.common.names import REQID
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from types import TracebackType
 
 _DIRECTORY_MODE = 0o2770
 _FILE_MODE = 0o660
@@ -121,27 +122,49 @@ class ChangeList:
         finally:
             os.close(fd)
 
-    @contextmanager
-    def cutting(self, position: Position) -> Iterator[Position | None]:
+    def cutting(self, position: Position) -> _Cut:
         """Cut off all lines if they have been read to the position, when the block has noted the new one.
 
         None where somebody appends at this moment or has appended since; nothing is cut then.
         """
+        return _Cut(self.path, position)
+
+
+class _Cut:
+    """The block of `cutting`; one that ends with an exception cuts nothing."""
+
+    def __init__(self, path: str, position: Position) -> None:
+        self._path, self._position = path, position
+        self._fd = -1
+
+    def __enter__(self) -> Position | None:
         try:
-            fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
-            yield None
+            return None
+        try:
+            is_ours = files.try_lock(fd) and _list_id(fd) == self._position.list_id
+            is_read = is_ours and os.fstat(fd).st_size == self._position.offset
+        except BaseException:
+            os.close(fd)
+            raise
+        if not is_read:
+            os.close(fd)
+            return None
+        self._fd = fd
+        return Position(self._position.list_id, HEADER_BYTES)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _where: TracebackType | None
+    ) -> None:
+        if self._fd < 0:
             return
         try:
-            is_ours = files.try_lock(fd) and _list_id(fd) == position.list_id
-            if not is_ours or os.fstat(fd).st_size != position.offset:
-                yield None
-                return
-            yield Position(position.list_id, HEADER_BYTES)
-            with suppress(OSError):
-                os.ftruncate(fd, HEADER_BYTES)
+            if kind is None:
+                with suppress(OSError):
+                    os.ftruncate(self._fd, HEADER_BYTES)
         finally:
-            os.close(fd)
+            os.close(self._fd)
 
 
 def _lock_shared(fd: int) -> None:

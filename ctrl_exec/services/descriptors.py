@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from contextlib import suppress
+
+from ctrl_exec.common.suppression import suppress
 
 SPARE_FDS = 32  # for what is no connection
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from contextlib import suppress
 
 from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.errors import LockedError, StorageError
 from ctrl_exec.common.files import make_dirs, open_lock, read_bounded, try_lock
 from ctrl_exec.common.names import AGENT_NAME, SCRIPT, check_agent_name, check_script
+from ctrl_exec.common.suppression import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

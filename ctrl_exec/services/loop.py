@@ -12,9 +12,8 @@ import heapq
 import itertools
 import select
 import time
-from collections import deque
-from contextlib import suppress
 
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import value
 from ctrl_exec.services import exchange as states
 from ctrl_exec.services.descriptors import room_for
@@ -24,11 +23,14 @@ from ctrl_exec.services.transport import Part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable, Iterator, Sequence
 
     from ctrl_exec.common.tls import Context
     from ctrl_exec.services.resolver import Addresses
     from ctrl_exec.services.transport import Answer, Call, Interrupt
+else:
+    from _collections import deque  # `collections` costs a command 2 ms
 
 _STALL_S = 0.5  # a handshake that waits for the peer this long costs us nothing: its slot is free
 _CROWD_TIMES = 2  # so many times the slots, as long as any get through

@@ -15,8 +15,6 @@ Opens no file.
 
 from __future__ import annotations
 
-from array import array
-
 from ctrl_exec.common.errors import CtrlExecError, MessageError
 from ctrl_exec.common.json_text import loads
 from ctrl_exec.common.messages import HostResult, integer_of, read_object, text_of
@@ -26,6 +24,7 @@ from ctrl_exec.services.records import cancels_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Iterable
     from typing import Any
 
@@ -120,6 +119,8 @@ class Progress:
 
     def note_place(self, host: str, stream: str, start: int) -> None:
         """Keep where the line of a piece of output begins."""
+        from array import array  # few runs have any output that is streamed
+
         self.spans.setdefault((host, stream), array("Q")).append(start)
 
     def note_cancels(self, outcomes: Iterable[CancelOutcome]) -> None:

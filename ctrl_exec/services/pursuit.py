@@ -20,7 +20,8 @@ from ctrl_exec.services.transport import Interrupt, Part
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Protocol
+    from types import TracebackType
+    from typing import Protocol, Self
 
     from ctrl_exec.common.messages import HostResult
     from ctrl_exec.services.loop import Loop
@@ -219,6 +220,14 @@ class Pursuit:
             pause_s = _SHORT_PAUSE_S
         jitter = 0.5 + os.urandom(1)[0] / 510  # `random` would cost its import for this one number
         self._call_at(now + pause_s * jitter, name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _where: TracebackType | None
+    ) -> None:
+        self.close()
 
     def close(self) -> None:
         """Let go of everything; what is held back is told."""

@@ -7,12 +7,12 @@ so that one of 256 MiB is listed as fast as one of a kilobyte. Must not know who
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 
 from ctrl_exec.common.errors import CtrlExecError
 from ctrl_exec.common.json_text import loads
 from ctrl_exec.common.messages import integer_of, read_object, text_of, texts_of
 from ctrl_exec.common.names import check_reqid
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import value
 from ctrl_exec.services.records import MODES, STATES
 

@@ -9,16 +9,16 @@ certificates, the network, or who asks.
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager, suppress
 
 from ctrl_exec.common import clock, files
 from ctrl_exec.common.errors import ConflictError, InvalidInputError, StorageError, UnknownAgentError
 from ctrl_exec.common.names import AGENT_NAME, FINGERPRINT, TAG_KEY, TAG_VALUE, check_agent_name
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import fields, replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
 RECORD_MODE = 0o640
@@ -198,12 +198,10 @@ class Registry:
             return False
         return True
 
-    @contextmanager
-    def _held(self) -> Iterator[None]:
+    def _held(self) -> files.held_lock:
         """Hold the writers' lock: reading, changing and writing a file is one step to other writers."""
         files.make_dirs(self.agents_dir, 0o750, owner=self._owner)
-        with files.held_lock(os.path.join(self.agents_dir, _LOCK), 0o600):
-            yield
+        return files.held_lock(os.path.join(self.agents_dir, _LOCK), 0o600)
 
     # Revocation
 

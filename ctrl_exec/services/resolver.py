@@ -7,20 +7,22 @@ replaced. It must not know what the addresses are for.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # typeshed knows `signal` only
+import _socket
 import os
-import signal
-import socket
-from collections import deque
-from contextlib import suppress
 
 from ctrl_exec.common import process
+from ctrl_exec.common.suppression import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable, Iterator
 
     Addresses = tuple[tuple[int, str], ...]  # (address family, numeric address)
     Outcome = tuple[str, Addresses, str]  # (name, addresses, what went wrong)
+else:
+    from _collections import deque  # `collections` costs a command 2 ms
 
 _MAX_CHILDREN = 16  # a slow server is asked this many names at once; each child costs a page table
 _MAX_ADDRESSES = 4  # a name with more is tried on its first ones only
@@ -30,9 +32,9 @@ _KNOWN_FOR_S = 30.0  # so that a loop that never rests hears of a host that move
 
 def literal(host: str) -> Addresses:
     """The address that the text itself is, or nothing."""
-    for family in (socket.AF_INET, socket.AF_INET6):
+    for family in (_socket.AF_INET, _socket.AF_INET6):
         with suppress(OSError, ValueError):
-            socket.inet_pton(family, host)
+            _socket.inet_pton(family, host)
             return ((family, host),)
     return ()
 
@@ -43,7 +45,7 @@ class _Child:
     __slots__ = ("deadline", "name", "pid", "socket")
 
     def __init__(self, timeout_s: float, resolve: Callable[[str], bytes]) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         self.socket = ours
         self.name = ""
         self.deadline = 0.0
@@ -57,7 +59,7 @@ class _Child:
         """Kill and reap; it keeps nothing worth a farewell."""
         self.socket.close()
         with suppress(OSError):
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.pid, _signal.SIGKILL)
         with suppress(OSError):
             os.waitpid(self.pid, 0)
 
@@ -204,25 +206,25 @@ class Resolver:
         return child
 
 
-def _answer_names(channel: socket.socket, timeout_s: float, resolve: Callable[[str], bytes]) -> None:
+def _answer_names(channel: _socket.socket, timeout_s: float, resolve: Callable[[str], bytes]) -> None:
     """The child: a name in, its addresses out, until the other end closes."""
     own = channel.fileno()
     os.closerange(3, own)  # inherited ends of other pipes would keep their readers waiting
     os.closerange(own + 1, 1 << 20)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    _signal.signal(_signal.SIGALRM, _signal.SIG_DFL)
     while True:
         name = channel.recv(1024).decode()
         if not name:
             return
-        signal.alarm(int(timeout_s) + 2)  # should the owner be killed while we wait for a server
+        _signal.alarm(int(timeout_s) + 2)  # should the owner be killed while we wait for a server
         channel.send(resolve(name))
-        signal.alarm(0)
+        _signal.alarm(0)
 
 
 def ask_system(name: str) -> bytes:
     """`<family> <address>` a line as the system resolves it, or `!` and what went wrong."""
     try:
-        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        found = _socket.getaddrinfo(name, None, type=_socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a host name"
         return b"!" + reason.encode()

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 
 from ctrl_exec.common import files
 from ctrl_exec.common.clock import epoch_now
 from ctrl_exec.common.errors import CtrlExecError, StorageError
 from ctrl_exec.common.names import REQID, check_reqid
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec.services.events import EventLog
 from ctrl_exec.services.journal import FILE_MODE, RunJournal, mark_done, path_of, remove_traces
 from ctrl_exec.services.progress import Progress, merge_events

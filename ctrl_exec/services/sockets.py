@@ -9,7 +9,6 @@ import _socket
 import fcntl
 import struct
 import sys
-import termios
 
 from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.tls import SSLWantReadError
@@ -27,6 +26,8 @@ def take_back(sock: _socket.socket) -> None:
     A request of which we have said that nobody knows must not arrive minutes later, when the network
     is there again.
     """
+    import termios
+
     with suppress(OSError):
         counted = fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4))  # Source: tcp(7), SIOCOUTQ
         if int.from_bytes(counted, sys.byteorder):

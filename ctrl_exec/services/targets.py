@@ -167,7 +167,7 @@ def _split_port(body: str) -> tuple[str, int | None]:
 
 
 def _parse_names(name: str) -> _Names:
-    found = _RANGE.fullmatch(name)
+    found = _RANGE.fullmatch(name) if "[" in name else None  # few are ranges: see `Pattern`
     if found is None:
         return _Names(check_agent_name(name, "hosts"))
     prefix, inner, suffix = found.groups()
