@@ -13,6 +13,10 @@ from contextlib import suppress
 from ctrl_exec.common.child import EXIT_CRASH, WAITING_STATES
 from ctrl_exec.common.slots import IDLE, LEAVING, WORKING, Slots
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _EVICTION_GRACE_MS = 250
 """A handshake or head in flight is no silence: only children that waited this long are ended for
 the half, and younger ones only when no other room is left."""
@@ -68,13 +72,14 @@ class Children:
 
     # -- the dead --------------------------------------------------------------------------------
 
-    def reap(self) -> list[tuple[str, int]]:
-        """Take the statuses of our own children that ended, of no others.
+    def reap(self, tend: Callable[[], None]) -> list[tuple[str, int]]:
+        """Take the statuses of our own children that ended, of no others: those are for `tend` to take,
+        which is called where there may be one.
 
         Shape: (remote address, exit code or negative signal) of each.
         """
         ended: list[tuple[str, int]] = []
-        while self._live:
+        while True:
             try:
                 # looks without taking: a status that is another's to read must stay
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -85,6 +90,7 @@ class Children:
             if found is None or found.si_pid not in self._live:
                 break
             self._bury(found.si_pid, ended)
+        tend()
         # a child that is not ours waits first in line, or we were woken and none is there because
         # somebody else took its status: ask for each
         for pid in list(self._live):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import math
 import os
 import select
 import signal
@@ -66,6 +67,7 @@ _LEAVING_LIMIT = 256
 _LEAVING_S = 1.0
 _PAUSE_S = 0.05
 _EVICTION_CHECK_S = 0.25
+_REFUSALS_LOGGED_S = 1.0
 _SLOT_CAPACITY = 2048
 _ENDING_LIMIT = 128
 """Children that are done or being ended do not count as such, but no more than these are let pile up."""
@@ -120,7 +122,7 @@ class ForkingServer(ForkingMixIn, BaseServer):
         self._paused_until: float | None = None
         self._refused: dict[str, int] = {}
         self._refused_logged_at = 0.0
-        self._watchdog_at = 0.0
+        self._watchdog_at = math.inf if self._notify.watchdog_s is None else 0.0
         self._housekeeping_at = 0.0
         self._parent_fds: tuple[int, ...] = ()
         self._note_for_children()
@@ -172,7 +174,8 @@ class ForkingServer(ForkingMixIn, BaseServer):
 
     def _turn(self, until: float | None = None) -> None:
         """Wait for something to happen, and have it happen."""
-        for fd, _ in self._epoll.poll(self._timeout_s(until), _EVENTS_A_TURN):
+        due = self._due(until)
+        for fd, _ in self._epoll.poll(max(0.0, due - time.monotonic()), _EVENTS_A_TURN):
             if fd in self._silent:
                 guest = self._silent.take(fd)
                 self._look_at(guest.socket, guest.address)
@@ -182,33 +185,34 @@ class ForkingServer(ForkingMixIn, BaseServer):
                 self._heed_signals(os.read(fd, _WAKEUP_BYTES))
             else:
                 self._accept(fd, 1)  # epoll tells of the next one cheaper than an exception tells of none
-        self._keep_time()
-
-    def _timeout_s(self, until: float | None) -> float:
         now = time.monotonic()
-        soonest = self._housekeeping_at
-        for each in (
-            self._silent.next_deadline(),
-            self._leaving.next_deadline(),
-            self._paused_until,
-            self._stop_deadline if until is None else until,
-            self._watchdog_at if self._notify.watchdog_s is not None else None,
-            now + _EVICTION_CHECK_S if len(self._children) > self._half() else None,
-        ):
-            if each is not None and each < soonest:
-                soonest = each
-        return soonest - now if soonest > now else 0.0
+        if now >= due:
+            self._keep_time(now)
+        if len(self._children) > self._half:
+            self._children.evict_beyond(self._half)
 
-    def _keep_time(self) -> None:
-        now = time.monotonic()
+    def _due(self, until: float | None) -> float:
+        """When there is something to do though nothing happens. Most turns have no guest, and no refusal."""
+        due = min(self._housekeeping_at, self._watchdog_at)
+        for room in (self._silent, self._leaving):
+            if room.guests:
+                due = min(due, room.next_deadline() or due)
+        if self._refused:
+            due = min(due, self._refused_logged_at + _REFUSALS_LOGGED_S)
+        if len(self._children) > self._half:
+            due = min(due, time.monotonic() + _EVICTION_CHECK_S)
+        for other in (self._paused_until, self._stop_deadline if until is None else until):
+            if other is not None and other < due:
+                due = other
+        return due
+
+    def _keep_time(self, now: float) -> None:
         for address in self._silent.expire(now):
             self._hooks.on_silent_end(plain_address(address)[0])
         self._leaving.expire(now)
         if self._paused_until is not None and self._paused_until <= now:
             self._paused_until = None
             self._watch_listeners(select.EPOLLIN)
-        if len(self._children) > self._half():
-            self._children.evict_beyond(self._half())
         if self._notify.watchdog_s is not None and self._watchdog_at <= now:
             self._watchdog_at = now + self._notify.watchdog_s
             self._notify.watchdog()
@@ -274,6 +278,8 @@ class ForkingServer(ForkingMixIn, BaseServer):
     def _note_for_children(self) -> None:
         """Make once what each child needs: what a child makes itself is memory copied each time."""
         settings = self._settings
+        self._half = max(1, settings.max_children // 2)
+        """How many children may wait for the rest of a request."""
         kept = settings.max_children * settings.keepalive_share_percent // 100
         self._child_limits = ChildLimits(settings.max_long, kept)
         self._pipes = ServerPipes(self._retire[0], self._drain[0])
@@ -288,8 +294,7 @@ class ForkingServer(ForkingMixIn, BaseServer):
         )  # fmt: skip
 
     def _reap(self) -> None:
-        self._hooks.on_sigchld()
-        for remote_ip, status in self._children.reap():
+        for remote_ip, status in self._children.reap(self._hooks.on_sigchld):
             self._hooks.on_child_exit(remote_ip, status)
 
     # -- arrivals -------------------------------------------------------------------------------------
@@ -352,10 +357,10 @@ class ForkingServer(ForkingMixIn, BaseServer):
 
     def _why_no_room(self, remote_ip: str) -> str:
         settings = self._settings
-        limit = 0 if _is_local(remote_ip) else settings.max_per_ip
-        if limit and self._children.of_address(remote_ip) >= limit:
+        limit = settings.max_per_ip
+        if limit and self._children.of_address(remote_ip) >= limit and not _is_local(remote_ip):
             return "too many connections from this address"
-        half, children = self._half(), self._children
+        half, children = self._half, self._children
         if len(children) >= settings.max_children + _ENDING_LIMIT:
             return "too many processes are still ending"
         if len(children) < half:
@@ -365,10 +370,6 @@ class ForkingServer(ForkingMixIn, BaseServer):
         if children.counted() >= settings.max_children and not children.evict_one():
             return "all children are busy"
         return ""
-
-    def _half(self) -> int:
-        """How many children may wait for the rest of a request."""
-        return max(1, self._settings.max_children // 2)
 
     def _turn_away(self, sock: socket.socket, address: object, reason: str) -> None:
         """Answer 503 without a child; over TLS one of few children that do nothing else does it."""
@@ -398,7 +399,7 @@ class ForkingServer(ForkingMixIn, BaseServer):
 
     def _log_refusals(self, now: float) -> None:
         """At most one line a second and reason, however many were turned away."""
-        if self._refused and now - self._refused_logged_at >= 1:
+        if self._refused and now - self._refused_logged_at >= _REFUSALS_LOGGED_S:
             for reason, count in self._refused.items():
                 self._log.warning(f"{self._settings.log_prefix}overload", reason=reason, count=count)
             self._refused = {}

@@ -85,8 +85,8 @@ class ServerHooks:
     In the parent: `admit(remote_ip)` before anything else; `on_ready(addresses)` once it listens;
     `on_reload()` at SIGHUP gives the new application and settings (addresses are kept as they are),
     and raises a CtrlExecError to keep the old; `on_child_exit(remote_ip, status)`, a signal's number
-    negative; `on_silent_end(remote_ip)` for a connection that never said a word; `on_sigchld()` when some
-    child of the process has ended, perhaps one of the program's own. `parent_fds()` are descriptors
+    negative; `on_silent_end(remote_ip)` for a connection that never said a word; `on_sigchld()` when a
+    child of the program's own may have ended. `parent_fds()` are descriptors
     that children close, `understudy()` plays the program's part before the first fork. In a child:
     `refuse(status, detail)` makes the answer to what is no request, `note(child, exchange)` logs and
     counts, `on_tls_failure(remote_ip, reason)`; `meanwhile()` is called when it is the peer's turn in the

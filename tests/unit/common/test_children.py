@@ -21,6 +21,10 @@ def has_ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
+def nobody_else() -> None:
+    """There are no children of others."""
+
+
 class Nursery:
     """Children with real processes, each in a state of its own choosing."""
 
@@ -61,7 +65,7 @@ def test_statuses_are_read_and_rows_freed() -> None:
     assert nursery.children.of_address("192.0.2.3") == 1
     for pid in pids:
         eventually(lambda pid=pid: has_ended(pid))  # type: ignore[misc]
-    assert sorted(nursery.children.reap()) == [("192.0.2.3", 3), ("192.0.2.4", 4)]
+    assert sorted(nursery.children.reap(nobody_else)) == [("192.0.2.3", 3), ("192.0.2.4", 4)]
     assert len(nursery.children) == 0
     assert nursery.children.of_address("192.0.2.3") == 0
     assert nursery.slots.live_count == 0
@@ -73,7 +77,7 @@ def test_a_child_that_is_not_ours_keeps_its_status() -> None:
     eventually(lambda: has_ended(foreign))
     own = nursery.add(lambda: 3)
     eventually(lambda: has_ended(own))
-    assert nursery.children.reap() == [("192.0.2.1", 3)]
+    assert nursery.children.reap(nobody_else) == [("192.0.2.1", 3)]
     assert wait_status(foreign) == (7, 0)
 
 
@@ -81,7 +85,7 @@ def test_a_status_that_somebody_else_took_is_a_crash() -> None:
     nursery = Nursery()
     pid = nursery.add(lambda: 0)
     assert os.waitpid(pid, 0)[0] == pid
-    assert nursery.children.reap() == [("192.0.2.1", EXIT_CRASH)]
+    assert nursery.children.reap(nobody_else) == [("192.0.2.1", EXIT_CRASH)]
 
 
 def test_who_is_done_or_only_refuses_does_not_count() -> None:
@@ -93,7 +97,7 @@ def test_who_is_done_or_only_refuses_does_not_count() -> None:
     assert nursery.children.refuser_count() == 1
     nursery.slots.set_state(nursery.rows[done], LEAVING)
     assert nursery.children.counted() == 1
-    eventually(lambda: nursery.children.reap() is not None and not len(nursery.children))
+    eventually(lambda: nursery.children.reap(nobody_else) is not None and not len(nursery.children))
 
 
 def test_only_those_that_wait_are_ended_and_the_young_are_spared() -> None:
@@ -110,5 +114,5 @@ def test_only_those_that_wait_are_ended_and_the_young_are_spared() -> None:
     nursery.slots.set_state(nursery.rows[working], READING)
     nursery.children.kill_waiting()
     eventually(lambda: has_ended(working))
-    statuses = sorted(status for _, status in nursery.children.reap())
+    statuses = sorted(status for _, status in nursery.children.reap(nobody_else))
     assert statuses == [-9, 9, 9]
