@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tests.support.pki import TestCA
 
 NETWORK = "127.78.0"
+_OF_THE_UNIT = {"LD_BIND_NOW": "1"}
+"""What the API's systemd unit adds to its environment."""
 TICKS = Path(__file__).parent / "baselines" / "ticks.sh"
 """A script that says some times what time it is."""
 
@@ -140,7 +142,7 @@ class Deployment:
         if name not in self._apis:
             conf = self.write_conf(f"api-{name}.conf", **settings)
             argv = self.session.launcher("ctrl-exec-api", "--config", conf)
-            started = self.session.daemon(argv, f"api-{name}", announces=False)
+            started = self.session.daemon(argv, f"api-{name}", announces=False, environment=_OF_THE_UNIT)
             self._apis[name] = Api(started, started.port())
         return self._apis[name]
 

@@ -123,14 +123,22 @@ class Session:
 
     # -- programs ---------------------------------------------------------------------------------
 
-    def daemon(self, argv: list[str], name: str, *, announces: bool = True, module: bool = False) -> Daemon:
-        """A program that is ended with the session at the latest."""
+    def daemon(
+        self,
+        argv: list[str],
+        name: str,
+        *,
+        announces: bool = True,
+        module: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> Daemon:
+        """A program that is ended with the session at the latest; `environment` is added to ours."""
         started = Daemon(
             argv,
             self.work / f"{name}.log",
             announces=announces,
             directory=ROOT,
-            env=self.environment if module else None,
+            env=self.environment if module else {**os.environ, **(environment or {})},
         )
         self._ending.callback(started.stop)
         return started
