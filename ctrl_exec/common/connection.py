@@ -39,7 +39,8 @@ class Connection:
         self._socket = sock
         self._watch: select.epoll | None = None
         self._has_ended = False
-        self._is_tls = False
+        self.is_tls = False
+        """Whether a TLS handshake has begun."""
         self.is_unix = not isinstance(address, tuple)
         self.remote_ip, self.remote_port = plain_address(address)
         self.meanwhile: Callable[[], None] | None = None
@@ -53,11 +54,6 @@ class Connection:
     def fileno(self) -> int:
         """The descriptor of the socket."""
         return self._socket.fileno()
-
-    @property
-    def is_tls(self) -> bool:
-        """Whether a TLS handshake has begun."""
-        return self._is_tls
 
     def local(self) -> tuple[str, int]:
         """Address and port of our own end."""
@@ -75,7 +71,7 @@ class Connection:
         """Become a TLS connection. Raises: SSLError, OSError, TimeoutError."""
         wrapped = tls.wrap(context, self._socket, server_side=True, handshake=False)
         self._socket = wrapped
-        self._is_tls = True
+        self.is_tls = True
         while True:
             try:
                 wrapped.do_handshake()
@@ -93,7 +89,7 @@ class Connection:
 
     def peer(self) -> PeerIdentity:
         """What the transport proves about the other end."""
-        if self._is_tls:
+        if self.is_tls:
             return PeerIdentity(certificate=self._secured().getpeercert(binary_form=True))
         if self.is_unix:
             credentials = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
@@ -116,7 +112,7 @@ class Connection:
 
     def wait_readable(self, deadline: float, also_fd: int) -> bool:
         """Whether bytes came before the deadline and before the other descriptor had an event."""
-        if self._is_tls and self._secured().pending():
+        if self.is_tls and self._secured().pending():
             return True
         poller = select.poll()
         poller.register(self._socket.fileno(), select.POLLIN)
@@ -178,7 +174,7 @@ class Connection:
         last answer away from a peer that has not read it yet. Source: RFC 9112 §9.6.
         """
         try:
-            if self._is_tls:
+            if self.is_tls:
                 self._close_notify()
             # not close alone: a detached carrier may hold the descriptor too
             self._socket.shutdown(_socket.SHUT_WR)
