@@ -23,6 +23,7 @@ from ctrl_exec.services.transport import Answer, Call, Failure, Interrupt, Part,
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from multiprocessing.context import ForkProcess
     from typing import NoReturn
 
     from ctrl_exec.common.tls import Context
@@ -128,15 +129,19 @@ class _Worker:
         share: list[tuple[int, Call]],
         work: Callable[[list[tuple[int, Call]], _socket.socket], NoReturn],
     ) -> None:
+        import multiprocessing
+
         self.owed = dict(share)
         self.unsent: tuple[str, ...] = ()
         self._buffer = bytearray()
         ours, theirs = _socket.socketpair()
         self.socket = ours
-        # forked: the share, the TLS context and the code are there already; by `multiprocessing` the same
-        # takes 13 ms of imports first, in which nothing is asked of anybody
+        # "fork", named: the share, the TLS context and the code are there already, and no default
+        # that differs between Python versions decides
+        context = multiprocessing.get_context("fork")
+        self.process: ForkProcess = context.Process(target=work, args=(share, theirs), daemon=True)
         try:
-            self._pid = process.fork_child(lambda: work(share, theirs))
+            self.process.start()
         except BaseException:
             ours.close()
             raise
@@ -192,9 +197,22 @@ class _Worker:
     def close(self) -> None:
         """End it: its closed socket is its order to go; one that does not obey is killed."""
         self.socket.close()
-        if process.wait_status(self._pid, timeout_s=_FAREWELL_S) is None:
-            os.kill(self._pid, _signal.SIGKILL)
-            process.wait_status(self._pid)
+        if not self._has_ended(_FAREWELL_S):
+            self.process.kill()
+        self.process.join()
+        with suppress(ValueError):
+            self.process.close()
+
+    def _has_ended(self, timeout_s: float) -> bool:
+        # join(timeout) would import a third of the standard library
+        try:
+            watched = os.pidfd_open(self.process.pid or 0)
+        except OSError:
+            return True
+        try:
+            return _poll_for(watched, timeout_s)
+        finally:
+            os.close(watched)
 
 
 def _poll_for(fd: int, timeout_s: float) -> bool:
@@ -285,6 +303,7 @@ def _work(
     """The worker: drives its share, writes answers to the channel, ends when that is closed."""
     code = 0
     try:
+        process.reset_child_signals()
         _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # Ctrl-C is for the caller to answer
         own = channel.fileno()
         # locks, listening sockets and the other workers' ends are not ours to keep alive
