@@ -20,6 +20,7 @@ from ctrl_exec.common.messages import (
     read_object,
 )
 from ctrl_exec.common.names import REQID, check_script
+from ctrl_exec.common.process import set_handler
 from ctrl_exec.common.routing import json_response
 from ctrl_exec.operations.rollout import Batch
 from ctrl_exec.operations.run import MAX_LOCK_WAIT_S, MAX_READ_TIMEOUT_S, RunRequest, check_request, run
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 RUN_KEYS = ("hosts", "script", "args", "timeout", "read_timeout", "lock_wait", "encoding", "async", "batch")
 BATCH_KEYS = ("size", "max_failures", "pause", "canary")
 _LONG_AFTER_S = 1.0
+_SIGALRM, _ITIMER_REAL = int(signal.SIGALRM), int(signal.ITIMER_REAL)  # an enum is pages to a child
 _REPLAYED = (("Idempotent-Replayed", "true"),)
 
 
@@ -174,12 +176,12 @@ class Wait:
     def __enter__(self) -> Interrupt:
         self._reading, self._writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._watched = self._child.watch(self._connection, self._reading)
-        signal.signal(signal.SIGALRM, self._become_long)
-        signal.setitimer(signal.ITIMER_REAL, _LONG_AFTER_S)
+        set_handler(_SIGALRM, self._become_long)
+        signal.setitimer(_ITIMER_REAL, _LONG_AFTER_S)
         return Interrupt((self._watched.fileno(),), self._is_over)
 
     def __exit__(self, *_: object) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(_ITIMER_REAL, 0)
         self._child.leave_long()
         self._watched.close()
         os.close(self._reading)

@@ -48,15 +48,16 @@ class Keeper:
         self.has_heard = False  # output, since somebody last set it back
         self._dispatcher = dispatcher
         self._is_own = is_own
-        self._budget = OutputBudget(dispatcher.config.max_run_output, journal.record.encoding)
-        for known in journal.record.results:  # a run that was taken over has used some of it
+        record = journal.record
+        self._budget = OutputBudget(dispatcher.config.max_run_output, record.encoding)
+        for known in record.results:  # a run that was taken over has used some of it
             self._budget.take(known)
             for stream in STREAMS:
                 if chars := journal.received(known.host, stream).chars:
                     self._budget.charge(known.host, stream, chars)
         self._contacts = Contacts(dispatcher)
         # of many hosts not each one's file is read while they all begin; the next ping puts notes right
-        self._minds_contacts = len(journal.record.hosts) <= _MANY_HOSTS
+        self._minds_contacts = len(record.hosts) <= _MANY_HOSTS
         self._sent_at: dict[str, float] = {}
         self._missed_since: dict[str, float] = {}
         self._has_storage = True

@@ -14,12 +14,12 @@ have left: so a carrier knows what to repeat of a worker that died without a wor
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import struct
 from datetime import UTC, datetime
 
+from ctrl_exec.common import json_text
 from ctrl_exec.common.certificate import Certificate
 from ctrl_exec.common.errors import MessageError
 from ctrl_exec.services.transport import Answer, Call, Failure, Part
@@ -37,6 +37,7 @@ _FRAME = struct.Struct("!III")  # number of the call, bytes of what is known of 
 _JSON_LIMIT_BYTES = 64 << 20
 _REQUESTS_LIMIT_BYTES = 64 << 20
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid. Source: unix(7)
+_encoded = json_text.encoder(separators=(",", ":"))
 
 
 def is_own(peer: socket.socket) -> bool:
@@ -90,7 +91,7 @@ def encode_job(calls: Iterable[tuple[int, Call]]) -> bytes:
         listed.append(
             [len(request), limit, patience, deadline, list(revoked), list(foreign), *others, members]
         )
-    text = json.dumps(listed, separators=(",", ":")).encode()
+    text = _encoded(listed).encode()
     blob = b"".join(requests)
     _check_bounds(len(text), len(blob))
     return _HEAD.pack(len(text), len(blob)) + text + blob
@@ -122,7 +123,7 @@ class JobReader:
         whole = bytes(self._buffer)
         self._buffer.clear()
         try:
-            groups = json.loads(whole[_HEAD.size : _HEAD.size + json_bytes])
+            groups = json_text.loads(whole[_HEAD.size : _HEAD.size + json_bytes])
             return list(_calls_of(groups, memoryview(whole)[_HEAD.size + json_bytes :]))
         except (ValueError, TypeError, RecursionError) as error:
             raise MessageError(f"job: {error}", field="job") from error
@@ -174,7 +175,7 @@ def encode_refusal(reason: str) -> bytes:
 
 
 def _frame(number: int, known: object, body: bytes = b"") -> bytes:
-    text = json.dumps(known, separators=(",", ":")).encode()
+    text = _encoded(known).encode()
     return _FRAME.pack(number, len(text), len(body)) + text + body
 
 
@@ -198,7 +199,7 @@ class FrameReader:
             if len(buffer) < end:
                 return
             try:
-                known = json.loads(bytes(buffer[_FRAME.size : body_at])) if known_bytes else None
+                known = json_text.loads(bytes(buffer[_FRAME.size : body_at])) if known_bytes else None
             except ValueError as error:
                 raise MessageError(f"answer of a worker: {error}", field="answer") from error
             body = bytes(memoryview(buffer)[body_at:end])

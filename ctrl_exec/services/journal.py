@@ -299,10 +299,10 @@ def remove_traces(directory: str, reqid: str, *, keeps_log: bool) -> None:
 
 def mark_done(directory: str, reqid: str, completed: int) -> None:
     """Make the empty name that purge goes by. Raises: StorageError."""
-    path = os.path.join(directory, "done", f"{completed:08x}-{check_reqid(reqid)}")
+    path = f"{directory}/done/{completed:08x}-{check_reqid(reqid)}"
     os.close(files.open_lock(path, FILE_MODE))
 
 
 def path_of(directory: str, reqid: str, suffix: str, prefix: str = "") -> str:
     """The path of one of the files of a run."""
-    return os.path.join(directory, f"{prefix}{check_reqid(reqid)}{suffix}")
+    return f"{directory}/{prefix}{check_reqid(reqid)}{suffix}"

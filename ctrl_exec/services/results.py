@@ -340,9 +340,7 @@ class ResultStore:
         return 0
 
     def _make_dirs(self) -> None:
-        done = os.path.join(self._directory, "done")
-        if not os.path.isdir(done):
-            files.make_dirs(done, _DIRECTORY_MODE)
+        files.make_dirs(f"{self._directory}/done", _DIRECTORY_MODE)
 
     def _path(self, reqid: str, suffix: str, prefix: str = "") -> str:
         return path_of(self._directory, reqid, suffix, prefix)
