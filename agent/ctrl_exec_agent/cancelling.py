@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import suppress
 
 from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.descendants import KILL_GRACE_S, TERM_GRACE_S, Ending, of_session
 from ctrl_exec.common.errors import StorageError
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec_agent.spool import DONE, LOST, RUNNING, identity, is_alive
 
 TYPE_CHECKING = False

@@ -6,16 +6,16 @@ meanwhile. Whether it may begin, and which process it is in, is the carrier's.
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
-from contextlib import suppress
 
 from ctrl_exec.common.clock import iso_z, monotonic, utc_now
 from ctrl_exec.common.errors import ConflictError, StorageError
+from ctrl_exec.common.json_text import dumps
 from ctrl_exec.common.messages import output_text
 from ctrl_exec.common.process import set_handler
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import replace, value
 from ctrl_exec_agent.kept_output import Outputs
 from ctrl_exec_agent.runner import GATHER_S, Job, Outcome, ScriptRun, kept_output
@@ -223,7 +223,7 @@ def answer_of(outcome: Outcome, encoding: str | None) -> dict[str, Any]:
 
 def script_stdin(order: dict[str, Any]) -> bytes:
     """The JSON object every script finds on its standard input, with the time of now."""
-    return json.dumps(order | {"timestamp": iso_z(utc_now())}).encode() + b"\n"
+    return dumps(order | {"timestamp": iso_z(utc_now())}).encode() + b"\n"
 
 
 def _with_lock(job: Job, lock: int | None) -> Job:

@@ -6,15 +6,15 @@ decided nothing: what may run, and for whom, is settled before.
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import time
-from contextlib import suppress
 
 from ctrl_exec.common import process
 from ctrl_exec.common.clock import monotonic
 from ctrl_exec.common.errors import BusyError, ConflictError, CtrlExecError, ProgramError, StorageError
+from ctrl_exec.common.json_text import dumps, loads
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec_agent.carried import STILL_RUNNING, Carried, Order, names_of
 from ctrl_exec_agent.spool import DONE, RUNNING, Found, Spool
 
@@ -96,7 +96,7 @@ class Carrier:
     def _carry_detached(self, order: Order, report: int) -> None:
         def tell(state: str, error: str = "") -> None:
             with suppress(OSError):  # who asked may have been killed meanwhile; the run is on record
-                os.write(report, json.dumps({"state": state, "error": error}).encode())
+                os.write(report, dumps({"state": state, "error": error}).encode())
             os.close(report)
 
         try:
@@ -135,7 +135,7 @@ def _read_report(fd: int) -> dict[str, str]:
         if not chunk:
             break
     try:
-        report: dict[str, str] = json.loads(content)
+        report: dict[str, str] = loads(content)
     except ValueError as error:
         raise ProgramError("the detached run did not begin") from error
     return report

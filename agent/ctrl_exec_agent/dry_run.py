@@ -11,8 +11,6 @@ Owns that order. Nothing has an effect: its script is said to run already, and t
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from ctrl_exec.common.certificate import pem_to_der
 from ctrl_exec.common.conversation import Conversation, Timing
 from ctrl_exec.common.conversation import Parts as Manners
@@ -20,6 +18,7 @@ from ctrl_exec.common.files import read_bounded
 from ctrl_exec.common.log import Log
 from ctrl_exec.common.parser import ParserLimits
 from ctrl_exec.common.routing import PeerIdentity
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import replace
 from ctrl_exec_agent.allowlist import Allowlist, Script
 from ctrl_exec_agent.handlers import Peer

@@ -7,8 +7,8 @@ Owns one output stream of one run, while it grows (`KeptOutput`) and when it lie
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import value
 
 TYPE_CHECKING = False

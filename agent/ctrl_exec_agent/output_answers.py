@@ -6,8 +6,7 @@ Where the bytes come from is `kept_output`'s affair.
 
 from __future__ import annotations
 
-import json
-
+from ctrl_exec.common.json_text import dumps
 from ctrl_exec.common.messages import encode
 from ctrl_exec.common.output_stream import STREAMS, OutputPiece, cut_text, encode_piece
 
@@ -47,7 +46,7 @@ def _in_pieces(document: dict[str, Any], outputs: Outputs) -> Iterator[bytes]:
         for stream in STREAMS:
             yield b',"%b":"' % stream.encode()
             for text in _texts(outputs.of(stream), outputs.encoding):
-                yield json.dumps(text).encode("ascii")[1:-1]
+                yield dumps(text).encode("ascii")[1:-1]
             yield b'"'
         yield b"}"
     finally:

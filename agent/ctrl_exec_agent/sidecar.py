@@ -5,11 +5,10 @@ Owns their reading and their version. Does not check arguments against them: tha
 
 from __future__ import annotations
 
-import json
-import re
-
 from ctrl_exec.common.errors import StorageError
 from ctrl_exec.common.files import read_bounded
+from ctrl_exec.common.json_text import decoder, encoder
+from ctrl_exec.common.names import DIGITS, LETTERS, Spelling
 from ctrl_exec.common.value import value
 
 TYPE_CHECKING = False
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 LIMIT_BYTES = 64 * 1024
 SUFFIX = ".schema.json"
-_VERSION = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_VERSION = Spelling(LETTERS + DIGITS + "._-", LETTERS + DIGITS + "._-", 1, 64)
 
 
 @value
@@ -37,7 +36,7 @@ def load_sidecar(script_path: str) -> Sidecar | None:
     path = script_path + SUFFIX
     try:
         content = read_bounded(path, LIMIT_BYTES, follow=True)
-        schema = json.loads(content, parse_constant=_refuse)
+        schema = _decoded(content.decode("utf-8", "surrogatepass"))
         if not isinstance(schema, dict):
             raise ValueError("expected an object")
         return Sidecar(schema, schema_version(schema))
@@ -57,9 +56,13 @@ def schema_version(schema: dict[str, Any]) -> str:
         return own
     import hashlib
 
-    canonical = json.dumps(schema, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    canonical = _canonical(schema)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def _refuse(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
+
+
+_decoded = decoder(parse_constant=_refuse)
+_canonical = encoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)

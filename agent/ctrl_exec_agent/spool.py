@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 
 from ctrl_exec.common import files
 from ctrl_exec.common.clock import iso_z, utc_now
 from ctrl_exec.common.errors import CtrlExecError, StorageError
 from ctrl_exec.common.messages import encode
 from ctrl_exec.common.names import check_dispatcher_id, check_reqid, check_script
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import value
 from ctrl_exec_agent.kept_output import FiledOutput, Outputs, TextOutput
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
 
 from ctrl_exec.common.certificate import CLIENT_AUTH, normalise_serial, parse_certificate, pem_to_der
 from ctrl_exec.common.errors import CertificateError, CtrlExecError
 from ctrl_exec.common.messages import parse_object, text_of
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec_agent import renewal, trust
 from ctrl_exec_agent.handlers import answer
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import select
 import time
-from contextlib import suppress
 
 from ctrl_exec.common.answer import encode_whole
 from ctrl_exec.common.conversation import Conversation, EvictedError
 from ctrl_exec.common.names import new_reqid
 from ctrl_exec.common.process import SIGHUP, SIGTERM, SIGUSR1, die_of, leave_wakeups, set_handler
 from ctrl_exec.common.slots import IDLE, LEAVING, READING, SENDING, WORKING
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import value
 
 TYPE_CHECKING = False

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import suppress
 
 from ctrl_exec.common.child import EXIT_CRASH, WAITING_STATES
 from ctrl_exec.common.slots import IDLE, LEAVING, WORKING, Slots
+from ctrl_exec.common.suppression import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

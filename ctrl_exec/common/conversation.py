@@ -7,7 +7,6 @@ application sees it. Knows nothing of processes; what is asked is the applicatio
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 
 from ctrl_exec.common.answer import encode_head
 from ctrl_exec.common.connection import RECEIVE_BYTES, SMALL_RECEIVE_BYTES
@@ -15,6 +14,7 @@ from ctrl_exec.common.errors import ProtocolError
 from ctrl_exec.common.names import new_reqid
 from ctrl_exec.common.parser import ParserLimits, RequestParser
 from ctrl_exec.common.routing import Request, Response
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import value
 
 TYPE_CHECKING = False

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
 
 from ctrl_exec.common.clock import monotonic
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.value import value
 
 TYPE_CHECKING = False

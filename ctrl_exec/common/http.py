@@ -23,7 +23,6 @@ import select
 import signal
 import socket
 import time
-from contextlib import suppress
 
 from ctrl_exec.common.answer import encode_whole
 from ctrl_exec.common.child import EXIT_CRASH, Child, ChildLimits, ServerPipes, serve_connection
@@ -41,6 +40,7 @@ from ctrl_exec.common.second import this_second
 from ctrl_exec.common.server_settings import ServerHooks, ServerSettings, Understudy
 from ctrl_exec.common.service_notify import ServiceNotify
 from ctrl_exec.common.slots import Slots
+from ctrl_exec.common.suppression import suppress
 from ctrl_exec.common.waiting_room import WaitingRoom
 
 __all__ = ["Child", "Exchange", "ForkingServer", "ParserLimits", "ServerHooks", "ServerSettings", "Timing"]

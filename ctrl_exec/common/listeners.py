@@ -9,9 +9,9 @@ import _socket
 import os
 import socket
 import stat
-from contextlib import suppress
 
 from ctrl_exec.common.errors import ConfigError, ServiceError
+from ctrl_exec.common.suppression import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import os
 from ctrl_exec.common.errors import InvalidNameError
 
 _LOWER = "abcdefghijklmnopqrstuvwxyz"
-_LETTERS = _LOWER + _LOWER.upper()
-_DIGITS = "0123456789"
+LETTERS = _LOWER + _LOWER.upper()
+DIGITS = "0123456789"
 
 
 class Spelling:
@@ -39,16 +39,16 @@ class Spelling:
         )
 
 
-AGENT_NAME = Spelling(_LOWER + _DIGITS, _LOWER + _DIGITS + "._-", 1, 253)
-SCRIPT = Spelling(_LETTERS + _DIGITS + "_-", _LETTERS + _DIGITS + "_-", 1, 64)
-REQID = Spelling(_DIGITS + "abcdef", _DIGITS + "abcdef", 8, 32)
-DISPATCHER_ID = Spelling(_LETTERS + _DIGITS, _LETTERS + _DIGITS + "._-", 1, 253)
-ACCOUNT = Spelling(_LOWER + "_", _LOWER + _DIGITS + "_-", 1, 32)
+AGENT_NAME = Spelling(_LOWER + DIGITS, _LOWER + DIGITS + "._-", 1, 253)
+SCRIPT = Spelling(LETTERS + DIGITS + "_-", LETTERS + DIGITS + "_-", 1, 64)
+REQID = Spelling(DIGITS + "abcdef", DIGITS + "abcdef", 8, 32)
+DISPATCHER_ID = Spelling(LETTERS + DIGITS, LETTERS + DIGITS + "._-", 1, 253)
+ACCOUNT = Spelling(_LOWER + "_", _LOWER + DIGITS + "_-", 1, 32)
 """Of a user or a group of the system."""
-FINGERPRINT = Spelling(_DIGITS + "abcdef", _DIGITS + "abcdef", 64, 64)
+FINGERPRINT = Spelling(DIGITS + "abcdef", DIGITS + "abcdef", 64, 64)
 """Of a key: SHA-256 of its SPKI."""
-TAG_KEY = Spelling(_LETTERS + _DIGITS, _LETTERS + _DIGITS + "._-", 1, 64)
-TAG_VALUE = Spelling(_LETTERS + _DIGITS + "._:/@+-", _LETTERS + _DIGITS + "._:/@+-", 0, 128)
+TAG_KEY = Spelling(LETTERS + DIGITS, LETTERS + DIGITS + "._-", 1, 64)
+TAG_VALUE = Spelling(LETTERS + DIGITS + "._:/@+-", LETTERS + DIGITS + "._:/@+-", 0, 128)
 
 
 def check_agent_name(name: object, field: str = "host") -> str:

@@ -9,9 +9,9 @@ stage: connections and a row of its own. What is carried over them is the caller
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
 
 from ctrl_exec.common.slots import Slots
+from ctrl_exec.common.suppression import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,9 +6,8 @@ may ask for what is decided by the application.
 
 from __future__ import annotations
 
-import json
-
 from ctrl_exec.common.errors import InvalidInputError, MethodNotAllowedError, NotFoundError
+from ctrl_exec.common.json_text import decoder, dumps, encoder
 from ctrl_exec.common.value import value
 
 TYPE_CHECKING = False
@@ -73,9 +72,7 @@ class Request:
         if not self.body:
             raise InvalidInputError("a JSON body is missing", field="body")
         try:
-            return json.loads(
-                self.body.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-            )
+            return _decoded(self.body.decode("utf-8"))
         except RecursionError as error:
             raise InvalidInputError(_JSON_DEPTH_DETAIL, field="body") from error
         except ValueError as error:
@@ -93,6 +90,10 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
 
 
+_decoded = decoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+_encoded = encoder(ensure_ascii=False)
+
+
 @value
 class Response:
     """An answer; with an iterator as body it is streamed, chunked where the peer speaks 1.1."""
@@ -105,11 +106,11 @@ class Response:
 
 def json_response(status: int, document: Any, headers: Iterable[tuple[str, str]] = ()) -> Response:
     """The document as a JSON answer, UTF-8, ended by a line feed."""
-    text = json.dumps(document, ensure_ascii=False, separators=(", ", ": ")) + "\n"
+    text = _encoded(document) + "\n"
     try:
         body = text.encode("utf-8")
     except UnicodeEncodeError:  # a lone surrogate, which only an escape can carry
-        body = (json.dumps(document) + "\n").encode("ascii")
+        body = (dumps(document) + "\n").encode("ascii")
     return Response(status, (("Content-Type", "application/json"), *headers), body)
 
 

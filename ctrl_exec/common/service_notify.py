@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from contextlib import suppress
+
+from ctrl_exec.common.suppression import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
