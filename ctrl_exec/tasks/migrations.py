@@ -191,4 +191,12 @@ ALTER TABLE tasks ADD COLUMN rights TEXT;
 ALTER TABLE webhooks ADD COLUMN rights TEXT;
 """
 
-MIGRATIONS = (_IDENTITY + _PROJECTS + _TASKS + _EXECUTIONS, _NOTICES, _LINEAGE, _SCALE, _WORKFLOWS, _NARROW)
+# The second in which a timer is due next, as the scheduler knows it; 0 where it has not said so.
+_AHEAD = """
+ALTER TABLE timers ADD COLUMN next_s INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX timers_by_next ON timers (next_s, timer_id);
+"""
+
+MIGRATIONS = (
+    _IDENTITY + _PROJECTS + _TASKS + _EXECUTIONS, _NOTICES, _LINEAGE, _SCALE, _WORKFLOWS, _NARROW, _AHEAD,
+)  # fmt: skip

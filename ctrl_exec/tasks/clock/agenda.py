@@ -1,6 +1,7 @@
 """What is due next over all tasks that somebody may see, in order, page by page.
 
-Owns the order over many timers and the cursor of a page. Which moments a schedule has, and what a calendar
+Owns the order over many timers and the cursor of a page: of those of which the scheduler has noted when
+they are due next, no more are read than a page takes. Which moments a schedule has, and what a calendar
 leaves out, is others'. The time is an argument.
 """
 
@@ -13,7 +14,7 @@ from ctrl_exec.common.errors import InvalidInputError
 from ctrl_exec.common.value import value
 from ctrl_exec.tasks.clock.calendar import read_calendar
 from ctrl_exec.tasks.clock.cron import parse_cron
-from ctrl_exec.tasks.clock.timers import timer_of_row
+from ctrl_exec.tasks.clock.timers import NEVER_S, timer_of_row
 from ctrl_exec.tasks.clock.upcoming import NS, Upcoming, encode_upcoming
 from ctrl_exec.tasks.clock.zones import zone_named
 from ctrl_exec.tasks.definitions import load_task
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ctrl_exec.tasks.clock.calendar import Calendar
-    from ctrl_exec.tasks.models import Timer
     from ctrl_exec.tasks.people.identity import Identity
     from ctrl_exec.tasks.store import Store
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 # calendars may leave out nearly everything: a page ends after so many due times, about a second's work
 MOST_LOOKED_AT = 10_000
+_SLICE = 256
 _CURSOR = re.compile(r"([0-9]{1,10})-([0-9A-Z]{26}:[0-9]{1,4})", re.ASCII)
 
 
@@ -46,6 +47,11 @@ class Wanted:
     after: Due | None = None
     project_id: str | None = None
     having: str = ""
+
+    @property
+    def first_s(self) -> int:
+        """The first second of which a start may be told."""
+        return self.from_s if self.after is None else max(self.from_s, self.after[0])
 
 
 @value
@@ -81,40 +87,83 @@ def agenda(
     """
     if wanted.project_id is not None:
         identity.require_role(wanted.project_id)
-    known: dict[str, Any] = {}
-    streams = []
-    for row in _rows(store, identity, wanted):
-        timer = timer_of_row(row)
-        known[timer.timer_id] = row
-        streams.append(_moments(timer, local, wanted))
     found: list[Entry] = []
     last: Due | None = None
     allows = _judge(store)
-    for count, (due_s, timer_id, start) in enumerate(heapq.merge(*streams)):
+    for count, (start, row) in enumerate(_starts(_Timers(store, identity, wanted), wanted, local)):
         if len(found) == limit or count == most:
             return Page(tuple(found), last)
-        last = due_s, timer_id
-        row = known[timer_id]
+        last = start.due_s, row["timer_id"]
         if not row["has_calendar"] or allows(row["task_id"], start):
-            found.append(Entry(timer_id, row["task_id"], row["project_id"], row["name"], start))
+            found.append(Entry(row["timer_id"], row["task_id"], row["project_id"], row["name"], start))
     return Page(tuple(found), None)
 
 
-def _rows(store: Store, identity: Identity, wanted: Wanted) -> list[Any]:
-    condition, values = visible_condition(identity)
-    parameters = [*values]
-    if wanted.project_id is not None:
-        condition += " AND project_id = ?"
-        parameters.append(wanted.project_id)
-    sql = f"""
-    SELECT timers.*, project_id, name, json_extract(definition, '$.calendar') IS NOT NULL AS has_calendar
-    FROM timers JOIN tasks USING (task_id)
-    WHERE is_enabled AND {condition} AND instr(lower(name), lower(?)) > 0
-    """
-    return store.rows(sql, (*parameters, wanted.having))
+class _Timers:
+    """The timers that somebody may see and asks for, by whether it is known when they are due next."""
+
+    def __init__(self, store: Store, identity: Identity, wanted: Wanted) -> None:
+        self._store = store
+        self._condition, values = visible_condition(identity)
+        self._values = [*values]
+        if wanted.project_id is not None:
+            self._condition += " AND project_id = ?"
+            self._values.append(wanted.project_id)
+        self._values.append(wanted.having)
+        self._from_s = wanted.first_s
+        self._until_s = NEVER_S if wanted.until_s is None else wanted.until_s
+
+    def unknown(self) -> list[Any]:
+        """Those of which the scheduler has not said when they are due at that time or later."""
+        return self._rows("next_s < ?", (self._from_s,))
+
+    def known(self) -> Iterator[Any]:
+        """The others in the order in which they are due, read as far as they are taken."""
+        after: Due = (self._from_s, "")
+        while True:
+            condition = "(next_s, timer_id) > (?, ?) AND next_s < ?"
+            rows = self._rows(condition, (*after, self._until_s), f"ORDER BY next_s, timer_id LIMIT {_SLICE}")
+            yield from rows
+            if len(rows) < _SLICE:
+                return
+            after = rows[-1]["next_s"], rows[-1]["timer_id"]
+
+    def _rows(self, condition: str, values: tuple[Any, ...], ending: str = "") -> list[Any]:
+        sql = f"""
+        SELECT timers.*, project_id, name, json_extract(definition, '$.calendar') IS NOT NULL AS has_calendar
+        FROM timers CROSS JOIN tasks USING (task_id)
+        WHERE is_enabled AND {self._condition} AND instr(lower(name), lower(?)) > 0 AND {condition} {ending}
+        """
+        return self._store.rows(sql, (*self._values, *values))
 
 
-def _moments(timer: Timer, local: tzinfo, wanted: Wanted) -> Iterator[tuple[int, str, Upcoming]]:
+def _starts(timers: _Timers, wanted: Wanted, local: tzinfo) -> Iterator[tuple[Upcoming, Any]]:
+    """All starts in order, each with the row of its timer; no more is read and computed than is taken."""
+    ahead: list[tuple[int, str, Upcoming, Any, Iterator[Upcoming]]] = []
+
+    def put(row: Any, moments: Iterator[Upcoming]) -> None:
+        start = next(moments, None)
+        if start is not None:
+            heapq.heappush(ahead, (start.due_s, row["timer_id"], start, row, moments))
+
+    for row in timers.unknown():
+        put(row, _moments(row, local, wanted))
+    rest = timers.known()
+    following = next(rest, None)
+    while ahead or following is not None:
+        if following is not None and not (
+            ahead and ahead[0][:2] < (following["next_s"], following["timer_id"])
+        ):
+            put(following, _moments(following, local, wanted))
+            following = next(rest, None)
+        else:
+            _, _, start, row, moments = heapq.heappop(ahead)
+            yield start, row
+            put(row, moments)
+
+
+def _moments(row: Any, local: tzinfo, wanted: Wanted) -> Iterator[Upcoming]:
+    timer = timer_of_row(row)
     schedule = timer.schedule
     try:
         zone = zone_named(schedule.timezone) if schedule.timezone else local
@@ -122,11 +171,11 @@ def _moments(timer: Timer, local: tzinfo, wanted: Wanted) -> Iterator[tuple[int,
     except InvalidInputError:
         # a zone that this machine has lost: the scheduler says so, and the other tasks are still due
         return
-    first_s = wanted.from_s if wanted.after is None else max(wanted.from_s, wanted.after[0])
-    due_s = cron.next_after(first_s - 1, zone)
+    is_known = row["next_s"] >= wanted.first_s
+    due_s = row["next_s"] if is_known else cron.next_after(wanted.first_s - 1, zone)
     while due_s is not None and (wanted.until_s is None or due_s < wanted.until_s):
         if wanted.after is None or (due_s, timer.timer_id) > wanted.after:
-            yield due_s, timer.timer_id, Upcoming(due_s, zone, schedule)
+            yield Upcoming(due_s, zone, schedule)
         due_s = cron.next_after(due_s, zone)
 
 

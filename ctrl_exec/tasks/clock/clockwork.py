@@ -14,7 +14,7 @@ from ctrl_exec.common.value import value
 from ctrl_exec.tasks.clock.calendar import read_calendar
 from ctrl_exec.tasks.clock.cron import parse_cron
 from ctrl_exec.tasks.clock.schedule import Agenda, Entry, Terms, is_of_another_time
-from ctrl_exec.tasks.clock.timers import list_timers
+from ctrl_exec.tasks.clock.timers import list_timers, note_next
 from ctrl_exec.tasks.clock.zones import zone_named
 from ctrl_exec.tasks.definitions import load_task
 from ctrl_exec.tasks.execution.executions import claim_start
@@ -24,6 +24,7 @@ from ctrl_exec.tasks.parameters import complete
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import tzinfo
     from typing import Any
 
@@ -81,11 +82,21 @@ class Clockwork:
             and self._broken.get(timer_id) != mark
         ]
         end = time.monotonic() + _LONGEST_READING_S
-        for place, timer_id in enumerate(changed):
+        count = 0
+        for timer_id in changed:
             self._read(timer_id, marks[timer_id])
-            if time.monotonic() > end and place + 1 < len(changed):
-                return True
-        return False
+            count += 1
+            if time.monotonic() > end:
+                break
+        if count:
+            self._note_next(changed[:count])
+        return count < len(changed)
+
+    def _note_next(self, timer_ids: Iterable[str]) -> None:
+        with self._store.writing():
+            for timer_id in timer_ids:
+                if timer_id in self._known:
+                    note_next(self._store, self._known[timer_id].timer, self._agenda.due_of(timer_id))
 
     def _forget(self, timer_ids: Any) -> None:
         for timer_id in tuple(timer_ids):
@@ -156,6 +167,7 @@ class Clockwork:
         try:
             with self._store.writing():
                 made = [self._claim(due) for due in judged]
+                self._note_next({due.key for due in judged})
         except CtrlExecError:
             self._forget({due.key for due in judged})
             raise

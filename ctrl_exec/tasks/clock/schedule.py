@@ -152,7 +152,7 @@ class Agenda:
     """Entries by their next due time. Only those that change are computed anew."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, tuple[Entry, int]] = {}
+        self._entries: dict[str, tuple[Entry, int, int | None]] = {}
         self._heap: list[tuple[int, str, int]] = []
         self._serial = 0
 
@@ -160,16 +160,20 @@ class Agenda:
         return len(self._entries)
 
     def __iter__(self) -> Iterator[Entry]:
-        return (entry for entry, _ in self._entries.values())
+        return (entry for entry, _, _ in self._entries.values())
 
     def put(self, entry: Entry) -> None:
         """Add an entry, or put it in place of that with its key."""
         self._serial += 1
-        self._entries[entry.key] = (entry, self._serial)
         due = entry.next_due()
+        self._entries[entry.key] = (entry, self._serial, due)
         if due is not None:
             heapq.heappush(self._heap, (due, entry.key, self._serial))
         self._drop_stale()
+
+    def due_of(self, key: str) -> int | None:
+        """The next due time of an entry that is there; None if it is never due."""
+        return self._entries[key][2]
 
     def remove(self, key: str) -> None:
         """Forget an entry, if there is one."""
@@ -196,7 +200,7 @@ class Agenda:
         """What has become due, judged, the earliest first; about `most` at once: ask until there is none."""
         found: list[Due] = []
         while len(found) < most and (due := self.next_due()) is not None and due <= now_s:
-            entry, _ = self._entries[self._heap[0][1]]
+            entry = self._entries[self._heap[0][1]][0]
             judged = judge(entry, now_s)
             found.extend(judged)
             heapq.heappop(self._heap)

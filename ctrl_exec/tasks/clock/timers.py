@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = "timer_id, task_id, cron_expression, timezone, parameter_map, since_ns, seen_ns, version"
 _SELECT = f"SELECT {_COLUMNS} FROM timers"
+NEVER_S = 1 << 53
 
 
 def list_timers(store: Store, task_id: str | None = None) -> tuple[Timer, ...]:
@@ -43,6 +44,13 @@ def set_timers(store: Store, task: Task) -> None:
         _set(store, timer_id, task, schedule, known.get(timer_id))
     if wanted or known:
         store.touch()
+
+
+def note_next(store: Store, timer: Timer, next_s: int | None) -> None:
+    """Keep when the timer is due next (None for never): lists of what is to come need not compute it."""
+    next_s = NEVER_S if next_s is None else next_s
+    sql = "UPDATE timers SET next_s = ? WHERE timer_id = ? AND version = ? AND next_s != ?"
+    store.execute(sql, (next_s, timer.timer_id, timer.version, next_s))
 
 
 def schedules_of(task: Task) -> tuple[Schedule | None, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import pytest
 
 from ctrl_exec.common.errors import InvalidInputError, NotFoundError
+from ctrl_exec.common.log import Log
 from ctrl_exec.common.value import replace
 from ctrl_exec.tasks.clock import agenda
+from ctrl_exec.tasks.clock.clockwork import Clockwork
+from ctrl_exec.tasks.clock.cron import parse_cron
 from ctrl_exec.tasks.definitions import create_task
 from ctrl_exec.tasks.models import Project, User
 from ctrl_exec.tasks.people.identity import Identity, local_identity
@@ -83,6 +87,53 @@ def test_the_span_is_half_open(store: Store, identity: Identity, add: Callable[.
     assert agenda.span_of(None, None, now_ns) == (NOON + 1, None)
     assert agenda.span_of(0, now_ns, now_ns) == (NOON + 1, NOON)
     assert agenda.span_of(now_ns + 5 * agenda.NS, now_ns + 1, now_ns) == (NOON + 5, NOON + 1)
+
+
+def test_what_the_scheduler_has_noted_changes_no_page(
+    store: Store, identity: Identity, add: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same pages before and after, from now and from later on; and few timers are looked at for them."""
+    for number in range(90):
+        add(
+            f"daily {number}",
+            cronExpression=f"{number * 7 % 60} {number % 24} * * *",
+            cronTimezone="Europe/Berlin",
+        )
+    add("minutes", cronExpression="*/20 * * * *")
+    add("never", cronExpression="0 0 30 2 *")
+    add("other", projectId="two", cronExpression="0 0 * * *")
+    now_s = store.clock_ns() // agenda.NS
+    spans = ((now_s + 1, None), (now_s + 1, now_s + 7200), (now_s + 40_000, now_s + 50_000))
+
+    monkeypatch.setattr(agenda, "_SLICE", 16)
+
+    def pages() -> list[agenda.Page]:
+        found = []
+        for from_s, until_s in spans:
+            wanted = agenda.Wanted(from_s, until_s)
+            for _ in range(3):
+                found.append(agenda.agenda(store, identity, wanted, UTC, 40))
+                wanted = replace(wanted, after=found[-1].after)
+                if found[-1].after is None:
+                    break
+        return found
+
+    computed = pages()
+    assert any(page.entries for page in computed)
+    clockwork = Clockwork(store, UTC, Log("test", stream=io.StringIO()))
+    while clockwork.refresh(now_s):
+        pass
+    assert store.rows("SELECT 1 FROM timers WHERE next_s = 0") == []
+    assert pages() == computed
+    parsed: list[str] = []
+
+    def counted(text: str, *, allow_seconds: bool) -> object:
+        parsed.append(text)
+        return parse_cron(text, allow_seconds=allow_seconds)
+
+    monkeypatch.setattr(agenda, "parse_cron", counted)
+    assert len(agenda.agenda(store, identity, agenda.Wanted(now_s + 1), UTC, 10).entries) == 10
+    assert len(parsed) <= 12
 
 
 def test_calendars_leave_out_and_a_page_ends_in_time(

@@ -19,6 +19,7 @@ from ctrl_exec.common.log import Log
 from ctrl_exec.tasks import store as store_module
 from ctrl_exec.tasks.clock.clockwork import MOST_AT_ONCE, Clockwork
 from ctrl_exec.tasks.clock.cron import parse_cron
+from ctrl_exec.tasks.clock.timers import NEVER_S
 from ctrl_exec.tasks.store import Store
 from tests.support.timetable import NS, TimetableOf
 
@@ -66,6 +67,27 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path)
     with made.store:
         yield made
+
+
+def test_when_a_timer_is_due_next_is_on_record(bench: Bench) -> None:
+    """From the first reading on, moving with each start; a changed schedule is unknown until it was read."""
+    task = bench.tasks.add("a", "*/5 * * * *")
+
+    def noted() -> list[int]:
+        return [row["next_s"] for row in bench.store.rows("SELECT next_s FROM timers")]
+
+    assert noted() == [0]
+    clockwork = bench.clockwork()
+    assert noted() == [NOON + 300]
+    assert len(clockwork.start_due(bench.at(5))) == 1
+    assert noted() == [NOON + 600]
+    bench.tasks.change(task, cronExpression="0 18 * * *")
+    assert noted() == [0]
+    clockwork.refresh(bench.at(6))
+    assert noted() == [NOON + 6 * HOUR]
+    bench.tasks.change(task, cronExpression="0 0 30 2 *")
+    clockwork.refresh(bench.at(7))
+    assert noted() == [NEVER_S]
 
 
 def test_a_miss_is_told_to_who_wants_to_know(bench: Bench) -> None:
