@@ -24,7 +24,7 @@ _KEPT_DAYS = 9  # of a month: seven of ten executions go
 _MOST_MS = 100
 
 
-class _Client:
+class Client:
     """One who asks the API, each time on a connection of its own."""
 
     def __init__(self, port: int, token: str) -> None:
@@ -71,7 +71,7 @@ def measure(session: Session) -> Iterable[Row]:
 
 def _lists(session: Session, history: History, port: int, count: int) -> Iterable[Row]:
     """Every combination of filters, each as an administrator and as one who sees some projects."""
-    clients = {name: _Client(port, token) for name, token in history.tokens.items()}
+    clients = {name: Client(port, token) for name, token in history.tokens.items()}
     asked = [(name, query) for query in history.queries() for name in clients]
     for name, query in asked[:10]:
         clients[name].time_ms("GET", f"/api/v1/executions?{query}")
@@ -95,7 +95,7 @@ def _lists(session: Session, history: History, port: int, count: int) -> Iterabl
 
 def _purge(session: Session, history: History, port: int, database: Path) -> Iterable[Row]:
     """Requests before the purge and during it, in turn a list and a start."""
-    client = _Client(port, history.tokens["admin"])
+    client = Client(port, history.tokens["admin"])
     numbers = iter(range(10**9))
 
     def start_ms() -> float:

@@ -10,9 +10,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from bench.row import SKIPPED, Group, Row, absent, measured
-from bench.series import Series, at_most
+from bench.rows.executions import Client
+from bench.series import Series, at_most, quantile
 from bench.timing import cpu_of_tree_s
 from ctrl_exec.tasks.clock.wake import wake_schedulers
+from ctrl_exec.tasks.models import Token
+from ctrl_exec.tasks.people.tokens import create_token
 from tests.support.polling import eventually
 from tests.support.timetable import NS, TimetableOf, open_timetable
 
@@ -33,7 +36,9 @@ def measure(session: Session) -> Iterable[Row]:
     for each in (home, home / "etc", home / "state"):
         each.mkdir()
     conf = home / "etc" / "ctrl-exec.conf"
-    conf.write_text(f"etc_dir = {home / 'etc'}\nstate_dir = {home / 'state'}\nlog_target = stderr\n")
+    conf.write_text(
+        f"etc_dir = {home / 'etc'}\nstate_dir = {home / 'state'}\nlog_target = stderr\napi_port = 0\n"
+    )
     tasks = open_timetable(home / "state")
     with tasks.store:
         session.say(f"making {count} tasks")
@@ -54,6 +59,7 @@ def measure(session: Session) -> Iterable[Row]:
             yield measured(
                 "scheduler-rest", what, ("share of a core", shares), "", at_most(0.01), floor=session.floor
             )
+        yield _upcoming(session, tasks, session.launcher("ctrl-exec-api", "--config", conf), count)
         wake = str(home / "state" / "wake")
         for name, column, at_once, what in (
             ("scheduler-begin", "start_ns", BEGUN_AT_ONCE, "executed"),
@@ -83,6 +89,21 @@ def _share_of_a_core(scheduler: Daemon) -> float:
     spent, begun = cpu_of_tree_s(scheduler.pid), time.monotonic()
     time.sleep(REST_S)
     return (cpu_of_tree_s(scheduler.pid) - spent) / (time.monotonic() - begun)
+
+
+def _upcoming(session: Session, tasks: TimetableOf, argv: list[str], count: int) -> Row:
+    """Pages of what is due next over all tasks, as the API gives them."""
+    user = tasks.store.rows("SELECT user_id FROM users")[0]["user_id"]
+    token = create_token(tasks.store, Token("", user, "personal", name="of the bench"))[1]
+    api = session.daemon(argv, "clock-api", announces=False)
+    client = Client(api.port(), token)
+    times = [client.time_ms("GET", "/api/v1/upcoming?limit=100") for _ in range(50 + 3)][3:]
+    api.stop()
+    return measured(
+        "scheduler-upcoming", f"{count:,} tasks: a page of the next 100 starts, p95 of {len(times)}",
+        ("p95 ms", Series((quantile(times, 0.95),))), "ms", floor=session.floor,
+        note=f"median {quantile(times, 0.5):.0f} ms, a connection each",
+    )  # fmt: skip
 
 
 def _latest_s(tasks: TimetableOf, wake: str, words: tuple[str, str, int]) -> float:
