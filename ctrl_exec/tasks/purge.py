@@ -60,7 +60,7 @@ def purge(
     executions = purge_executions(store, files, default_days)
     now_s = store.clock_ns() // lifecycle.NS
     store.execute("DELETE FROM failures WHERE minute < ?", ((now_s - _FAILURES_S) // 60,))
-    forget_old(store)
+    _in_slices_of(lambda: forget_old(store, most=SLICE))
     tokens_ns, personal_ns = ((now_s - each) * lifecycle.NS for each in (_TOKENS_S, _PERSONAL_S))
     tokens = _in_slices_of(lambda: purge_tokens(store, tokens_ns, most=SLICE))
     tokens += _in_slices_of(lambda: purge_personal(store, personal_ns, most=SLICE))

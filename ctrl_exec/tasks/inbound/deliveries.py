@@ -109,7 +109,7 @@ def deliver(store: Store, webhook: Webhook, owner: Identity, delivery: Delivery)
         raise InvalidInputError("a SECRET has no value here")
     with store.writing():
         now_ns = store.clock_ns()
-        forget_old(store)
+        _forget(store, webhook, delivery_id, delivery)
         known = _known(store, webhook, delivery_id) or _known_by_body(store, webhook, delivery, event)
         if known is not None:
             return known
@@ -127,10 +127,30 @@ def deliver(store: Store, webhook: Webhook, owner: Identity, delivery: Delivery)
     return Outcome(execution.execution_id)
 
 
-def forget_old(store: Store) -> None:
-    """What came so long ago that it may come again. Raises: StorageError."""
-    for table in ("deliveries", "signed_bodies"):
-        store.execute(f"DELETE FROM {table} WHERE at_ns < ?", (store.clock_ns() - _REMEMBERED_NS,))
+def forget_old(store: Store, *, most: int) -> int:
+    """Forget what came so long ago that it may come again, at most so many of a kind; gives how many.
+
+    Raises: StorageError.
+    """
+    before_ns, count = store.clock_ns() - _REMEMBERED_NS, 0
+    for table, key in (("deliveries", "delivery"), ("signed_bodies", "digest")):
+        sql = f"""
+        DELETE FROM {table} WHERE (webhook_id, {key}) IN (
+          SELECT webhook_id, {key} FROM {table} WHERE at_ns < ? LIMIT ?)
+        """
+        count += store.execute(sql, (before_ns, most))
+    return count
+
+
+def _forget(store: Store, webhook: Webhook, delivery_id: str, delivery: Delivery) -> None:
+    """Forget this very delivery where it came so long ago that it may come again; others are the purge's."""
+    before_ns = store.clock_ns() - _REMEMBERED_NS
+    for table, key, shown in (
+        ("deliveries", "delivery", delivery_id),
+        ("signed_bodies", "digest", _sha256(delivery.body)),
+    ):
+        sql = f"DELETE FROM {table} WHERE webhook_id = ? AND {key} = ? AND at_ns < ?"
+        store.execute(sql, (webhook.webhook_id, shown, before_ns))
 
 
 def _known(store: Store, webhook: Webhook, delivery_id: str) -> Outcome | None:

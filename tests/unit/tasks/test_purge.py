@@ -215,3 +215,27 @@ def test_the_lock_of_what_is_over_is_swept(store: Store, tmp_path: Path) -> None
     assert sweep(store, files) == 0
     assert {each for each in names(files) if each.endswith(".lock")} == {f"{under_way}.lock"}
     assert f"{over}.log" in names(files)
+
+
+def test_old_deliveries_go_slice_by_slice(store: Store, clock: Clock, tmp_path: Path) -> None:
+    """More of them than a transaction takes; what may not come again yet stays."""
+    files = ExecutionFiles(str(tmp_path / "executions"))
+    add_task(store, "CONCURRENCY")
+    store.execute(
+        """
+        INSERT INTO webhooks (webhook_id, project_id, task_id, name, scheme, user_id, definition, sealed,
+          created_ns, updated_ns)
+        SELECT 'hook', project_id, task_id, 'hook', 'GITHUB', 'x', '{}', x'', 0, 0 FROM tasks
+        """
+    )
+    with store.writing():
+        for number in range(2 * SLICE + 50):
+            at_ns = clock.now_ns + (number % 5 == 0) * 4 * DAY_NS
+            store.insert("deliveries", {"webhook_id": "hook", "delivery": str(number), "at_ns": at_ns})
+            body = {"webhook_id": "hook", "digest": str(number).encode(), "at_ns": at_ns, "event": "push"}
+            store.insert("signed_bodies", body)
+    clock.now_ns += 4 * DAY_NS
+    purge(store, files, 6)
+    for table, key in (("deliveries", "delivery"), ("signed_bodies", "digest")):
+        kept = [int(row[key]) for row in store.rows(f"SELECT {key} FROM {table}")]
+        assert sorted(kept) == list(range(0, 2 * SLICE + 50, 5))
