@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Hook = Callable[[list[tuple[str, Any]]], Any]
 
-__all__ = ["decoder", "dumps", "encoder", "loads", "scanstring"]
+__all__ = ["decoder", "dumps", "encoder", "end_of_string", "loads"]
 
 _BLANKS = " \t\n\r"
 _CONSTANTS = {"-Infinity": float("-inf"), "Infinity": float("inf"), "NaN": float("nan")}
@@ -52,11 +52,25 @@ def decoder(
         bare = text.strip(_BLANKS)
         try:
             found, end = scan(bare, 0)
-        except (StopIteration, ValueError):
+        except (
+            StopIteration,
+            ValueError,
+            SystemError,
+        ):  # the last: its error is a class of `json`, not loaded
             end = -1
         return found if end == len(bare) else decode_slowly(text)
 
     return decode
+
+
+def end_of_string(text: str, start: int) -> int:
+    """Where the string ends whose first character, behind its quote, is there. Raises: ValueError."""
+    try:
+        return scanstring(text, start, True)[1]
+    except SystemError:  # it is none, and the class that says so is not loaded
+        import json.decoder  # noqa: F401
+
+        return scanstring(text, start, True)[1]
 
 
 def encoder(

@@ -10,7 +10,7 @@ import binascii
 
 from ctrl_exec.common.clock import openssl_time, parse_iso_z, parse_openssl_time
 from ctrl_exec.common.errors import MessageError
-from ctrl_exec.common.json_text import scanstring
+from ctrl_exec.common.json_text import end_of_string
 from ctrl_exec.common.messages import HostResult, integer_of, parse_object, read_object, text_of, texts_of
 from ctrl_exec.common.names import SCRIPT
 from ctrl_exec.common.patterns import Pattern
@@ -206,7 +206,7 @@ def _check_outline(body: bytes) -> None:
         if quote < 0:
             return
         try:
-            _, at = scanstring(text, quote + 1, True)
+            at = end_of_string(text, quote + 1)
         except ValueError as error:
             raise MessageError(f"answer: not JSON ({error})", field="answer") from error
 

@@ -81,3 +81,21 @@ def test_neither_json_nor_regular_expressions_are_loaded_for_it() -> None:
         [sys.executable, "-S", "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert ended.stdout == "{'a': [1]}\nset()\n"
+
+
+@pytest.mark.parametrize(
+    "reading",
+    ["loads('{')", "loads('{\"a\" 1}')", "loads('\"open')", "end_of_string('\"open', 1)"],
+)
+def test_what_is_no_json_is_refused_where_json_was_never_loaded(reading: str) -> None:
+    """The C part's own error is a class of a module that nobody has loaded there."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from ctrl_exec.common.json_text import end_of_string, loads\n"
+        "assert 'json' not in sys.modules\n"
+        f"try:\n    {reading}\nexcept ValueError:\n    print('refused')\n"
+    )
+    made = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert made.stdout == "refused\n"
