@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ctrl_exec.tasks.store import Store
 
     Due = tuple[int, str]
+    _Moments = Iterator[tuple[int, Upcoming | None]]
 
 # calendars may leave out nearly everything: a page ends after so many due times, about a second's work
 MOST_LOOKED_AT = 10_000
@@ -139,12 +140,12 @@ class _Timers:
 
 def _starts(timers: _Timers, wanted: Wanted, local: tzinfo) -> Iterator[tuple[Upcoming, Any]]:
     """All starts in order, each with the row of its timer; no more is read and computed than is taken."""
-    ahead: list[tuple[int, str, Upcoming, Any, Iterator[Upcoming]]] = []
+    ahead: list[tuple[int, str, Upcoming | None, Any, _Moments]] = []
 
-    def put(row: Any, moments: Iterator[Upcoming]) -> None:
-        start = next(moments, None)
-        if start is not None:
-            heapq.heappush(ahead, (start.due_s, row["timer_id"], start, row, moments))
+    def put(row: Any, moments: _Moments) -> None:
+        found = next(moments, None)
+        if found is not None:
+            heapq.heappush(ahead, (found[0], row["timer_id"], found[1], row, moments))
 
     for row in timers.unknown():
         put(row, _moments(row, local, wanted))
@@ -158,11 +159,13 @@ def _starts(timers: _Timers, wanted: Wanted, local: tzinfo) -> Iterator[tuple[Up
             following = next(rest, None)
         else:
             _, _, start, row, moments = heapq.heappop(ahead)
-            yield start, row
+            if start is not None:
+                yield start, row
             put(row, moments)
 
 
-def _moments(row: Any, local: tzinfo, wanted: Wanted) -> Iterator[Upcoming]:
+def _moments(row: Any, local: tzinfo, wanted: Wanted) -> _Moments:
+    """The starts of a timer with their seconds; None where the next is not yet computed, but not before."""
     timer = timer_of_row(row)
     schedule = timer.schedule
     try:
@@ -175,7 +178,8 @@ def _moments(row: Any, local: tzinfo, wanted: Wanted) -> Iterator[Upcoming]:
     due_s = row["next_s"] if is_known else cron.next_after(wanted.first_s - 1, zone)
     while due_s is not None and (wanted.until_s is None or due_s < wanted.until_s):
         if wanted.after is None or (due_s, timer.timer_id) > wanted.after:
-            yield Upcoming(due_s, zone, schedule)
+            yield due_s, Upcoming(due_s, zone, schedule)
+        yield due_s + cron.least_gap_s, None
         due_s = cron.next_after(due_s, zone)
 
 

@@ -179,13 +179,16 @@ def _number(kind: _Field, text: str, element: str) -> int:
 class Cron:
     """An expression that was read. `parse_cron` makes it; it may be shared."""
 
-    __slots__ = ("_alternatives", "_searches", "has_seconds", "is_interval", "text")
+    __slots__ = ("_alternatives", "_searches", "has_seconds", "is_interval", "least_gap_s", "text")
 
     def __init__(self, text: str, words: list[str], seconds: str) -> None:
         self.text = text
         self.has_seconds = bool(seconds)
         # cron(8): jobs whose hour or minute begins with * follow the wall clock, the others have fixed times
         self.is_interval = words[0].startswith("*") or words[1].startswith("*")
+        # what has one time a day comes twice at the earliest where a correction of the clocks repeats it
+        is_daily = all(word.isdigit() for word in (*words[:2], seconds or "0"))
+        self.least_gap_s = _LARGEST_SHIFT_S if is_daily else 1
         self._alternatives = _compile(words, seconds)
         self._searches: tuple[Callable[[datetime], datetime], ...] = ()
 
