@@ -76,6 +76,7 @@ class Child:
         """Whether the row says that we wait for our client, or did before we went on."""
         # bound here: made in a child they would be memory of its own
         self._heed_wait = self.is_waiting
+        self._is_away = self._was_evicted = False
         self._meanwhile = meanwhile
         self._use_meanwhile = None if meanwhile is None else self._work_meanwhile
 
@@ -87,10 +88,15 @@ class Child:
         connection.meanwhile = self._use_meanwhile
 
     def _work_meanwhile(self) -> None:
-        """Do what the server has for the time that the peer needs; not to be ended in the middle of it."""
-        if self._meanwhile is not None:
-            self.is_working()
-            self._meanwhile()
+        """Do what the server has for the time that the peer needs; it waits for its peer all the same."""
+        if self._meanwhile is None:
+            return
+        self.is_waiting(is_sending=False)
+        self._is_away = True
+        self._meanwhile()
+        self._is_away = False
+        if self._was_evicted:
+            raise EvictedError
 
     # -- for the conversation -------------------------------------------------------------------
 
@@ -177,7 +183,9 @@ class Child:
         SIGHUP at once. SIGINT is the parent's to heed, SIGCHLD but interrupts what sleeps."""
         if number == SIGUSR1 and self._slots.state(self._index) in WAITING_STATES:
             set_handler(number, None)
-            raise EvictedError
+            if not self._is_away:
+                raise EvictedError
+            self._was_evicted = True  # for when it is back: an exception would go nobody knows where
         if number in (SIGTERM, SIGHUP):
             die_of(number)
 

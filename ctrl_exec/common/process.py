@@ -251,11 +251,18 @@ def is_group_alive(pgid: int) -> bool:
 
 
 def fork_child(work: Callable[[], int | None]) -> int:
-    """Fork a child that runs the work with default signals and ends with its code; gives the pid."""
+    """Fork a child that runs the work with default signals and ends with its code; gives the pid.
+
+    A signal that it gets before it has done away with our handlers waits until it has.
+    """
     _flush()
-    pid = os.fork()
-    if pid == 0:
-        _run_and_leave(work)
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _CHILD_DEFAULT)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _run_and_leave(work)
+    finally:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
     return pid
 
 

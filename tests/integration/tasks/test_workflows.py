@@ -145,6 +145,7 @@ def test_the_starter_loses_the_role_between_two_steps(works: Office, tmp_path: P
     path = f"/api/v1/projects/{PROJECT}/roles"
     roles: Any = works.ask("GET", path).json["items"]
     flow = start(works, workflow(works, first, second), by="executor")
+    eventually(lambda: group_within(works, flow))
     try:
         left = [each for each in roles if each["role"] != "EXECUTOR"]
         assert works.ask("PUT", path, {"items": left}).status == 200
