@@ -52,11 +52,7 @@ def decoder(
         bare = text.strip(_BLANKS)
         try:
             found, end = scan(bare, 0)
-        except (
-            StopIteration,
-            ValueError,
-            SystemError,
-        ):  # the last: its error is a class of `json`, not loaded
+        except (StopIteration, ValueError, SystemError):  # the last where its own class is not loaded
             end = -1
         return found if end == len(bare) else decode_slowly(text)
 

@@ -41,9 +41,9 @@ _LINE_LIMIT_BYTES = 1 << 30
 _STALE_AFTER_S = 3600
 _SUFFIXES = (".json", ".events", ".cancel", ".lock")
 _FEW = 1000
+"""Up to so many records are purged without a look at what files there are, and files one after the other."""
 _AT_ONCE = 4
 _SMALL_BYTES = 1 << 20  # a record that is read for what little it says more
-"""Up to so many records are purged without a look at what files there are."""
 
 
 class ResultStore:
