@@ -22,7 +22,7 @@ from ctrl_exec.tasks.projects import visible_condition
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from datetime import tzinfo
     from typing import Any
 
@@ -141,15 +141,16 @@ class _Timers:
 def _starts(timers: _Timers, wanted: Wanted, local: tzinfo) -> Iterator[tuple[Upcoming, Any]]:
     """All starts in order, each with the row of its timer; no more is read and computed than is taken."""
     ahead: list[tuple[int, str, Upcoming | None, Any, _Moments]] = []
+    read: set[str] = set()
 
     def put(row: Any, moments: _Moments) -> None:
         found = next(moments, None)
         if found is not None:
             heapq.heappush(ahead, (found[0], row["timer_id"], found[1], row, moments))
 
-    for row in timers.unknown():
+    for row in _once(timers.unknown(), read):
         put(row, _moments(row, local, wanted))
-    rest = timers.known()
+    rest = _once(timers.known(), read)
     following = next(rest, None)
     while ahead or following is not None:
         if following is not None and not (
@@ -162,6 +163,14 @@ def _starts(timers: _Timers, wanted: Wanted, local: tzinfo) -> Iterator[tuple[Up
             if start is not None:
                 yield start, row
             put(row, moments)
+
+
+def _once(rows: Iterable[Any], read: set[str]) -> Iterator[Any]:
+    """The rows of timers that were not read before: the scheduler may have noted another moment between."""
+    for row in rows:
+        if row["timer_id"] not in read:
+            read.add(row["timer_id"])
+            yield row
 
 
 def _moments(row: Any, local: tzinfo, wanted: Wanted) -> _Moments:

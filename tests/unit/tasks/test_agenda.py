@@ -136,6 +136,36 @@ def test_what_the_scheduler_has_noted_changes_no_page(
     assert len(parsed) <= 12
 
 
+@pytest.mark.parametrize("names", [("a",), ("a", "b")])
+def test_what_the_scheduler_notes_meanwhile_is_not_told_twice(
+    store: Store, identity: Identity, add: Callable[..., str], names: tuple[str, ...]
+) -> None:
+    """Between the reads of those that are not noted and those that are."""
+    for name in names:
+        add(name, cronExpression="0 14 * * *")
+    now_s = store.clock_ns() // agenda.NS
+    wanted = agenda.Wanted(now_s + 1, now_s + 1 + 86400)
+    expected = agenda.agenda(store, identity, wanted, UTC, 100)
+    assert len(expected.entries) == len(names)
+    clockwork = Clockwork(store, UTC, Log("test", stream=io.StringIO()))
+
+    class Noted:
+        """The store, in which the scheduler notes what it can after each read of timers."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        def rows(self, sql: str, parameters: Any = ()) -> Any:
+            found = store.rows(sql, parameters)
+            if "FROM timers" in sql:
+                clockwork.refresh(now_s)
+            return found
+
+    reading: Any = Noted()
+    assert agenda.agenda(reading, identity, wanted, UTC, 100) == expected
+    assert store.rows("SELECT 1 FROM timers WHERE next_s = 0") == []
+
+
 def test_calendars_leave_out_and_a_page_ends_in_time(
     store: Store, identity: Identity, add: Callable[..., str]
 ) -> None:
